@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the configuration says, as data.
+
+Paths are compared as text, part by part: nothing may be mounted yet, so there is nothing to resolve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import IPv4Interface, IPv6Interface
+from pathlib import Path
+
+from nlmfo.config.hints import did_you_mean
+from nlmfo.errors import ConfigError
+
+Address = IPv4Interface | IPv6Interface
+
+
+class Isolation(StrEnum):
+    """How a service shares a node with other services."""
+
+    NETNS = "netns"
+    HOST = "host"
+
+
+class Consistency(StrEnum):
+    """When a client's record becomes durable.
+
+    ``sync``: before statd answers the kernel; ``async``: soon after; ``snapshot``: all at once, now and then.
+    """
+
+    SYNC = "sync"
+    ASYNC = "async"
+    SNAPSHOT = "snapshot"
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """A file system, known by its UUID and never by a device name.
+
+    ``uuid`` is udev's ID_FS_UUID in lower case (udev itself writes vfat's in upper case).
+    """
+
+    uuid: str
+    mountpoint: Path
+    options: str = "defaults"
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """A directory that clients mount.
+
+    ``fsid`` is a decimal number or a dashed UUID in lower case. ``clients`` are pairs of a client pattern
+    and its options, exports(5), in the order of the file.
+    """
+
+    path: Path
+    fsid: str
+    clients: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What fails over as one: floating addresses, partitions and exports.
+
+    ``grace`` is in seconds, None for the kernel's own default; ``threads`` is the number of nfsd threads.
+    Partitions, exports and addresses keep the order of the file, so that ``export[2]`` is ``exports[1]``.
+    """
+
+    name: str
+    file: Path
+    addresses: tuple[Address, ...]
+    interface: str
+    names: tuple[str, ...]
+    isolation: Isolation
+    state: Path
+    versions: tuple[str, ...]
+    partitions: tuple[Partition, ...]
+    exports: tuple[Export, ...]
+    grace: int | None
+    threads: int
+    consistency: Consistency
+
+    def partition_of(self, path: Path) -> Partition | None:
+        """The partition that ``path`` lies on: of the mountpoints that contain it, the longest."""
+        holders = (partition for partition in self.partitions if path.is_relative_to(partition.mountpoint))
+        return max(holders, key=_depth, default=None)
+
+    @property
+    def state_partition(self) -> Partition | None:
+        """The partition that the state directory lies on; None when it is on none of this service."""
+        return self.partition_of(self.state)
+
+    @property
+    def mount_order(self) -> tuple[Partition, ...]:
+        """The partitions with every parent mountpoint before what is mounted below it."""
+        return tuple(sorted(self.partitions, key=_depth))
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything that one configuration directory says; ``services`` is sorted by name and read-only."""
+
+    directory: Path
+    node: str
+    registry: Path | None
+    services: Mapping[str, Service]
+    warnings: tuple[str, ...]
+
+    def service(self, name: str) -> Service:
+        """The service called ``name``; ConfigError that helps to find the right name when there is none."""
+        if name in self.services:
+            return self.services[name]
+        where = self.directory / "services.d"
+        known = f"; the services are: {', '.join(self.services)}" if self.services else ""
+        hint = did_you_mean(name, self.services) if self.services else f"describe it in {where}/NAME.toml"
+        raise ConfigError(where, None, f"there is no service {name!r}{known}", hint=hint)
+
+
+def _depth(partition: Partition) -> int:
+    return len(partition.mountpoint.parts)

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What happens during a run, as data: the command line renders it, tests compare it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from nlmfo.failover.plan import Step
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Base of all events."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proved(Event):
+    """Nobody else serves, and why."""
+
+    service: str
+    reason: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class CleaningUp(Event):
+    """Something of the service was left here by a run that did not end, and goes first."""
+
+    service: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepStarted(Event):
+    step: Step
+
+
+@dataclass(frozen=True, slots=True)
+class StepDone(Event):
+    """``detail`` is what was found or made, for the reader; empty when the step says it all."""
+
+    step: Step
+    seconds: float
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepNotDone(Event):
+    step: Step
+    seconds: float
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class RollingBack(Event):
+    """A takeover failed half-way; what was begun is taken down again."""
+
+    service: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClientNotTold(Event):
+    """A client that may hold locks could not be notified; it stays on record."""
+
+    client: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClientQuiet(Event):
+    """A client that was on record has not asked for a lock again; it stays on record.
+
+    Either it had none to reclaim, which is common, or it could not be told, or its reclaim failed.
+    """
+
+    client: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecordsNotKept(Event):
+    """The process that looks after the records could not be started; the callout writes them all the same."""
+
+    reason: str
+
+
+Sink = Callable[[Event], None]

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What ``nlmfo status`` says of a service: the owner record beside what the kernel shows here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from nlmfo.config import Config, Service
+from nlmfo.errors import Refused
+from nlmfo.failover.observe import observe
+from nlmfo.failover.runs import registry_of
+from nlmfo.host import view
+from nlmfo.host.namespaces import Namespaces
+from nlmfo.ownership.record import OwnerRecord
+from nlmfo.records import refused, spool_status
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceStatus:
+    """``here``: what of it is up on this node. ``problem``: why the owner could not be told.
+
+    ``waiting``: records that are on this node only, because the shared storage did not take them; ``stalled`` says
+    why. ``refused``: clients that could not be put on record, because their names cannot be a file's.
+    """
+
+    service: str
+    owner: OwnerRecord | None
+    here: Literal["no", "partly", "serving", "unknown"]
+    in_grace: bool
+    problem: str | None
+    waiting: int = 0
+    stalled: str | None = None
+    refused: int = 0
+
+
+def of_service(config: Config, service: Service) -> ServiceStatus:
+    """Look at one service; needs root when something of it is up here."""
+    try:
+        seen = observe(service, config.node, registry_of(config))
+    except Refused as error:
+        return ServiceStatus(service.name, None, "unknown", in_grace=False, problem=error.text)
+    here: Literal["no", "partly", "serving"] = "no"
+    if seen.serves(service):
+        here = "serving"
+    elif seen.anything() or seen.owned:
+        here = "partly"
+    state = ServiceStatus(service.name, seen.owner, here, seen.in_grace, None)
+    return _with_spool(state, service) if seen.isolated else state
+
+
+def _with_spool(state: ServiceStatus, service: Service) -> ServiceStatus:
+    spool = view.on_node(Namespaces(service.name), view.SPOOL)
+    found = [spool_status(spool, address.ip) for address in service.addresses]
+    return replace(
+        state,
+        waiting=sum(each.waiting for each in found),
+        stalled=next((each.stalled for each in found if each.stalled), None),
+        refused=len(refused(spool)),
+    )

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is mounted here, from /proc/self/mountinfo (proc_pid_mountinfo(5))."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+_ESCAPE = re.compile(r"\\([0-7]{3})")
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One line of the table: ``device`` is MAJOR:MINOR, ``root`` the place in the file system that is seen."""
+
+    device: str
+    root: str
+    mountpoint: Path
+    kind: str
+    source: str
+
+
+def parse(text: str) -> tuple[Mount, ...]:
+    """The mounts of a mountinfo file, in the order in which they were made.
+
+    Only a newline ends a line: the kernel writes it in octal, and a carriage return or U+2028 as they are. Where
+    anybody may mount (FUSE), anybody could otherwise blind us to the rest of the table.
+    """
+    return tuple(_parse_line(line) for line in text.split("\n") if line)
+
+
+def table() -> tuple[Mount, ...]:
+    """What the calling process sees mounted."""
+    return parse(Path("/proc/self/mountinfo").read_bytes().decode("utf-8", errors="surrogateescape"))
+
+
+def at(mountpoint: Path) -> Mount | None:
+    """What is mounted on top at ``mountpoint``, or None."""
+    return next((mount for mount in reversed(table()) if mount.mountpoint == mountpoint), None)
+
+
+def _parse_line(line: str) -> Mount:
+    before, _, after = line.partition(" - ")
+    fields, kind_and_source = before.split(" "), after.split(" ")
+    return Mount(
+        device=fields[2],
+        root=_unescape(fields[3]),
+        mountpoint=Path(_unescape(fields[4])),
+        kind=kind_and_source[0],
+        source=_unescape(kind_and_source[1]),
+    )
+
+
+def _unescape(text: str) -> str:
+    return _ESCAPE.sub(lambda found: chr(int(found[1], 8)), text)

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The kernel's lock table, /proc/locks (proc_locks(5)): the only place that shows what NFS clients hold.
+
+Lines look like ``1: POSIX  ADVISORY  WRITE 214 62:00:13 100 199``: kind, mode, type, process id of the holder,
+MAJOR:MINOR (hexadecimal) and inode, first and last byte (or EOF). NLM locks belong to the lockd kernel thread.
+A line with ``->`` is a waiter, not a lock. Locks are invisible outside the first process-id namespace.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+TABLE = Path("/proc/locks")
+#: The last byte of a lock that reaches to the end of the file.
+EOF = -1
+_LINE = re.compile(
+    r"\d+: (?P<kind>\S+) +\S+ +(?P<type>READ|WRITE) +(?P<pid>-?\d+) "
+    r"(?P<major>[0-9a-f]+):(?P<minor>[0-9a-f]+):(?P<inode>\d+) (?P<first>\d+) (?P<last>\d+|EOF)"
+)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Lock:
+    """A byte-range lock: ``device`` is MAJOR:MINOR in decimal, ``last`` is EOF (-1) or the last locked byte."""
+
+    device: str
+    inode: int
+    first: int
+    last: int
+    exclusive: bool
+    pid: int
+
+
+def parse(text: str) -> tuple[Lock, ...]:
+    """Every POSIX lock of the table that is held; waiters, flocks and leases are left out."""
+    matches = (_LINE.fullmatch(line.strip()) for line in text.splitlines())
+    return tuple(_lock(found) for found in matches if found and found["kind"] == "POSIX")
+
+
+def table() -> tuple[Lock, ...]:
+    return parse(TABLE.read_text(encoding="ascii"))
+
+
+def held_by_clients(devices: set[str]) -> tuple[Lock, ...]:
+    """The locks on ``devices`` that belong to the lockd kernel thread, so to NFSv3 clients."""
+    return tuple(lock for lock in table() if lock.device in devices and _is_lockd(lock.pid))
+
+
+def _lock(found: re.Match[str]) -> Lock:
+    return Lock(
+        device=f"{int(found['major'], 16)}:{int(found['minor'], 16)}",
+        inode=int(found["inode"]),
+        first=int(found["first"]),
+        last=EOF if found["last"] == "EOF" else int(found["last"]),
+        exclusive=found["type"] == "WRITE",
+        pid=int(found["pid"]),
+    )
+
+
+def _is_lockd(pid: int) -> bool:
+    """Also when the thread that took the lock has gone: nobody else's locks have a holder that does not exist."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip() == "lockd"
+    except (FileNotFoundError, ProcessLookupError):
+        return True

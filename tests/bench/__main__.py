@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``make bench``: everything that is measured, one ``NAME VALUE UNIT`` per line on standard output."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+#: Each is a program of its own: what one leaves in memory does not weigh on the next.
+MEASURES = (
+    ("callout",),
+    ("storm",),
+    ("notify_storm", "1000"),
+    ("notify_storm", "10000"),
+    ("notify_storm", "10000", "--loss", "0.05"),
+    ("lab_boot",),
+)
+#: Seconds for one of them.
+DEADLINE = 600
+
+
+def main() -> int:
+    failed = []
+    for module, *arguments in MEASURES:
+        argv = [sys.executable, "-m", f"tests.bench.{module}", *arguments]
+        if subprocess.run(argv, check=False, timeout=DEADLINE).returncode != 0:
+            failed.append(" ".join((module, *arguments)))
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Services, records and configurations of every shape, for the tests that need one but not its file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv6Address, ip_interface
+from pathlib import Path
+
+from nlmfo.config import Config, Consistency, Export, Isolation, Partition, Service
+from nlmfo.failover.observe import Observed
+from nlmfo.ownership.record import OwnerRecord, Standing, boot_id
+
+HERE = "node1"
+THERE = "node2"
+EARLIER_BOOT = "00000000-0000-4000-8000-000000000000"
+ADDRESSES = ("10.10.0.100/24", "fd00::100/64")
+
+
+def partition(number: int, mountpoint: str | Path) -> Partition:
+    return Partition(f"{number:08d}-0000-4000-8000-000000000000", Path(mountpoint))
+
+
+#: The second lies below the first, and the third beside them; in the file the deepest stands first.
+PARTITIONS = (partition(2, "/srv/home/data"), partition(1, "/srv/home"), partition(3, "/srv/other"))
+
+
+def service(
+    partitions: int = 1,
+    addresses: int = 1,
+    *,
+    name: str = "home",
+    exports: tuple[str, ...] | None = None,
+    state: Path = Path("/srv/home/.nlmfo"),
+) -> Service:
+    """A service that exports the root of each of its partitions, unless ``exports`` says otherwise."""
+    chosen = PARTITIONS[-1:] if partitions == 1 else PARTITIONS[:partitions]
+    paths = [str(p.mountpoint) for p in chosen] if exports is None else exports
+    return Service(
+        name=name,
+        file=Path(f"/etc/nlmfo/services.d/{name}.toml"),
+        addresses=tuple(ip_interface(address) for address in ADDRESSES[:addresses]),
+        interface="eth0",
+        names=("nfs100.example",),
+        isolation=Isolation.NETNS,
+        state=state,
+        versions=("3",),
+        partitions=chosen,
+        exports=tuple(Export(Path(p), str(n), (("*", "rw"),)) for n, p in enumerate(paths, start=100)),
+        grace=None,
+        threads=8,
+        consistency=Consistency.SYNC,
+    )
+
+
+def config(registry: Path | None, services: Mapping[str, Service] | None = None, node: str = HERE) -> Config:
+    return Config(Path("/etc/nlmfo"), node, registry, services or {}, ())
+
+
+def record(
+    epoch: int = 1,
+    node: str = HERE,
+    standing: Standing = Standing.SERVING,
+    *,
+    boot: str | None = None,
+    service: str = "home",
+) -> OwnerRecord:
+    """``boot``: this boot unless it is given."""
+    return OwnerRecord(service, node, boot or boot_id(), epoch, 1_000_000_000.0 + epoch, standing)
+
+
+def observed(
+    of: Service,
+    *,
+    owner: OwnerRecord | None = None,
+    owned: bool = False,
+    mounted: int = 0,
+    isolated: bool = False,
+    traces: bool | None = None,
+    threads: int = 0,
+    in_grace: bool = False,
+    exported: bool = False,
+    addresses: bool = False,
+) -> Observed:
+    """``mounted``: how many of the partitions, in mount order. Namespaces leave traces."""
+    up: frozenset[IPv4Address | IPv6Address] = frozenset(a.ip for a in of.addresses) if addresses else frozenset()
+    return Observed(
+        owner=owner,
+        owned=owned,
+        mounted=frozenset(p.uuid for p in of.mount_order[:mounted]),
+        isolated=isolated,
+        traces=isolated if traces is None else traces,
+        threads=threads,
+        in_grace=in_grace,
+        exported=frozenset(str(e.path) for e in of.exports) if exported else frozenset(),
+        addresses=up,
+    )
+
+
+def all_up(of: Service) -> Observed:
+    """A service that is served here, whole."""
+    return observed(
+        of,
+        owner=record(service=of.name),
+        owned=True,
+        mounted=len(of.partitions),
+        isolated=True,
+        threads=of.threads,
+        exported=True,
+        addresses=True,
+    )

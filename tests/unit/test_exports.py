@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The exports file says what the configuration says, whatever characters a path has, and etab is read back whole."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nlmfo.config import Export, Service
+from nlmfo.errors import NlmfoError
+from nlmfo.host import exports
+from nlmfo.host.exports import parse, render
+from tests.unit import shapes
+
+#: What the configuration lets through: any character but control characters.
+NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"], exclude_characters="/"), min_size=1)
+PATHS = st.lists(NAMES.filter(lambda n: n not in (".", "..")), min_size=1, max_size=3).map(
+    lambda parts: Path("/" + "/".join(parts))
+)
+
+
+def exporting(*path_and_clients: tuple[Path, dict[str, str]]) -> Service:
+    found = (Export(p, str(n), tuple(c.items())) for n, (p, c) in enumerate(path_and_clients, start=1))
+    return replace(shapes.service(), exports=tuple(found))
+
+
+def lines(service: Service) -> list[str]:
+    """What exportfs(8) reads: comments are not."""
+    return [line for line in render(service).split("\n") if line and not line.startswith("#")]
+
+
+def as_exportfs_reads(line: str) -> tuple[bytes, list[str]]:
+    r"""A path and its clients, by the rules of exports(5): words end at blanks, ``\ooo`` stands for a byte."""
+    path, *clients = re.split(r"[ \t]+", line)
+    assert not re.search(r'["#]', line)
+    raw = re.sub(rb"\\([0-3][0-7]{2})", lambda found: bytes((int(found[1], 8),)), os.fsencode(path))
+    return raw, clients
+
+
+def as_exportfs_writes(path: bytes) -> bytes:
+    """A path in etab: nfs-utils, support/nfs/exports.c, putexportent()."""
+    quoted = (b"\\%03o" % c if c <= 32 or c == 127 or c in b'"\\#' else bytes((c,)) for c in path)
+    return b"".join(quoted) + b"\t*(rw,sync,fsid=1)\n"
+
+
+def test_a_line_has_the_path_and_each_client_with_its_options_and_the_fsid() -> None:
+    service = exporting((Path("/srv/home"), {"10.0.0.0/24": "rw,no_root_squash", "*.example": "ro"}))
+    assert lines(service) == ["/srv/home 10.0.0.0/24(rw,no_root_squash,fsid=1) *.example(ro,fsid=1)"]
+
+
+def test_a_client_without_options_of_its_own_gets_the_fsid_all_the_same() -> None:
+    assert lines(exporting((Path("/srv/home"), {"*": ""}))) == ["/srv/home *(fsid=1)"]
+
+
+def test_exports_keep_the_order_of_the_configuration() -> None:
+    service = exporting((Path("/srv/b"), {"*": "rw"}), (Path("/srv/a"), {"*": "rw"}))
+    assert lines(service) == ["/srv/b *(rw,fsid=1)", "/srv/a *(rw,fsid=2)"]
+
+
+def test_the_file_warns_the_one_who_is_about_to_edit_it() -> None:
+    assert render(shapes.service()).startswith("# nlmfo service 'home', from /etc/nlmfo/services.d/home.toml:")
+
+
+@given(st.lists(PATHS, max_size=4))
+def test_exportfs_finds_every_path_again_in_what_we_write(paths: list[Path]) -> None:
+    read = [as_exportfs_reads(line) for line in lines(exporting(*((path, {"*": "rw"}) for path in paths)))]
+    assert [path for path, _ in read] == [os.fsencode(path) for path in paths]
+    assert all(len(clients) == 1 for _, clients in read)
+
+
+@given(st.sets(PATHS, max_size=4))
+def test_we_find_every_path_again_in_what_exportfs_writes(paths: set[Path]) -> None:
+    etab = b"".join(as_exportfs_writes(os.fsencode(path)) for path in paths)
+    assert parse(etab.decode("utf-8", errors="surrogateescape")) == paths
+
+
+@given(st.sets(PATHS, max_size=4))
+def test_a_path_whose_every_byte_is_in_octal_is_the_same_path(paths: set[Path]) -> None:
+    octal = ("".join(f"\\{byte:03o}" for byte in os.fsencode(path)) for path in paths)
+    assert parse("".join(f"{path}\t*(rw)\n" for path in octal)) == paths
+
+
+@pytest.mark.parametrize(
+    "name", ["a b", "tab\tnewline\n", r"back\slash", "#hash", '"quoted"', "ü€😀", "\u2028", r"\040"]
+)
+def test_names_that_are_hard_on_the_syntax(name: str) -> None:
+    path = Path("/srv") / name
+    ((read, _),) = [as_exportfs_reads(line) for line in lines(exporting((path, {"*": "rw"})))]
+    assert read == os.fsencode(path)
+    assert parse(as_exportfs_writes(read).decode("utf-8")) == {path}
+
+
+def test_one_path_for_several_clients_is_one_path() -> None:
+    assert parse("/srv/home\ta(rw)\n/srv/home\tb(ro)\n") == {Path("/srv/home")}
+
+
+def test_an_empty_table_exports_nothing() -> None:
+    assert parse("") == set()
+
+
+@given(st.text())
+def test_no_table_whatever_breaks_the_reading(etab: str) -> None:
+    assert len(parse(etab)) <= etab.count("\n") + 1
+
+
+class Namespaces:
+    """Namespaces whose export table is what exportfs is supposed to have written."""
+
+    def __init__(self, etab: str) -> None:
+        self.service = "home"
+        self.etab = etab
+
+    def call(self, _function: object) -> str:
+        return self.etab
+
+    def command(self, *argv: str) -> list[str]:
+        return ["true", *argv]
+
+
+def test_an_export_that_exportfs_left_out_is_an_error_that_names_it() -> None:
+    service = exporting((Path("/srv/home"), {"*": "rw"}), (Path("/srv/gone"), {"*": "rw"}))
+    with pytest.raises(NlmfoError, match="exportfs did not export /srv/gone"):
+        exports.load(Namespaces("/srv/home\t*(rw)\n"), service)  # type: ignore[arg-type]
+
+
+def test_an_export_that_stays_after_all_were_taken_back_is_an_error_that_names_it() -> None:
+    with pytest.raises(NlmfoError, match="still exported: /srv/home"):
+        exports.unload(Namespaces("/srv/home\t*(rw)\n"))  # type: ignore[arg-type]

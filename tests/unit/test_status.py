@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What ``nlmfo status`` finds, and the line in which it says so."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from nlmfo.cli import text
+from nlmfo.errors import Refused
+from nlmfo.failover import status
+from nlmfo.failover.observe import Observed, observe
+from nlmfo.failover.status import ServiceStatus, of_service
+from nlmfo.ownership.record import Standing
+from nlmfo.ownership.registry import DirectoryRegistry
+from tests.unit import shapes
+from tests.unit.shapes import EARLIER_BOOT, HERE, THERE
+
+SERVICE = shapes.service(partitions=2)
+
+
+def seen_as(monkeypatch: pytest.MonkeyPatch, seen: Observed) -> ServiceStatus:
+    monkeypatch.setattr(status, "observe", lambda *_: seen)
+    return of_service(shapes.config(None), SERVICE)
+
+
+def line(state: ServiceStatus) -> str:
+    return text.status([state])
+
+
+@pytest.fixture(autouse=True)
+def utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "localtime", time.gmtime)
+
+
+def test_a_service_that_is_all_up_is_served_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = seen_as(monkeypatch, shapes.all_up(SERVICE))
+    assert (found.here, found.problem) == ("serving", None)
+    assert line(found) == "home  serving on node1 since 2001-09-09 01:46:41 (epoch 1), here"
+
+
+@pytest.mark.parametrize("missing", ["mounted", "threads", "exported", "addresses", "owned"])
+def test_a_service_of_which_anything_is_missing_is_only_partly_here(
+    monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    whole: dict[str, object] = {
+        "owner": shapes.record(), "owned": True, "mounted": 2, "isolated": True,
+        "threads": 8, "exported": True, "addresses": True,
+    }  # fmt: skip
+    less = {"mounted": 1, "threads": 0, "exported": False, "addresses": False, "owned": False}[missing]
+    found = seen_as(monkeypatch, shapes.observed(SERVICE, **(whole | {missing: less})))  # type: ignore[arg-type]
+    assert found.here == "partly"
+    assert "PARTLY up here: run 'nlmfo takeover' or 'nlmfo release'" in line(found)
+
+
+def test_a_service_that_another_node_serves_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = shapes.record(7, THERE, boot=EARLIER_BOOT)
+    found = seen_as(monkeypatch, shapes.observed(SERVICE, owner=owner))
+    assert found.here == "no"
+    assert line(found) == "home  serving on node2 since 2001-09-09 01:46:47 (epoch 7)"
+
+
+def test_a_released_service_names_who_had_it_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = shapes.record(7, THERE, Standing.RELEASED)
+    assert "released on node2" in line(seen_as(monkeypatch, shapes.observed(SERVICE, owner=owner)))
+
+
+def test_a_service_that_nobody_ever_served_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert line(seen_as(monkeypatch, shapes.observed(SERVICE))) == "home  not served anywhere yet"
+
+
+def test_what_is_up_here_without_any_owner_on_record_does_not_go_unsaid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The registry was emptied, or another one is configured than the one that it was taken over with."""
+    found = seen_as(monkeypatch, shapes.observed(SERVICE, mounted=2, isolated=True, threads=8))
+    assert found.here == "partly"
+    assert "PARTLY up here" in line(found)
+
+
+def test_grace_is_shown_while_it_lasts() -> None:
+    found = ServiceStatus("home", shapes.record(), "serving", in_grace=True, problem=None)
+    assert line(found).endswith(", here, in grace")
+
+
+def test_when_the_registry_cannot_be_read_the_owner_is_unknown_and_not_absent(tmp_path: Path) -> None:
+    found = of_service(shapes.config(tmp_path / "registry"), SERVICE)
+    assert found.owner is None
+    assert line(found).startswith("home  unknown: registry ")
+
+
+def test_several_services_stand_in_columns() -> None:
+    states = [ServiceStatus(name, None, "no", in_grace=False, problem=None) for name in ("a", "longer")]
+    assert text.status(states) == "a       not served anywhere yet\nlonger  not served anywhere yet"
+    assert text.status([]) == "no services are configured"
+
+
+def test_on_a_node_where_nothing_is_up_nothing_is_observed(tmp_path: Path) -> None:
+    (tmp_path / "services").mkdir()
+    service = shapes.service(name="unit-nothing-here")
+    seen = observe(service, HERE, DirectoryRegistry(tmp_path))
+    assert seen == shapes.observed(service)
+    assert not seen.anything()
+    assert not seen.serves(service)
+
+
+@pytest.mark.parametrize(
+    ("record", "owned"),
+    [
+        (shapes.record(1), True),
+        (shapes.record(1, boot=EARLIER_BOOT), False),
+        (shapes.record(1, THERE), False),
+        (shapes.record(1, standing=Standing.RELEASED), False),
+    ],
+)
+def test_a_service_is_owned_by_the_node_and_the_boot_that_serve_it(tmp_path: Path, record: object, owned: bool) -> None:
+    (tmp_path / "services").mkdir()
+    registry = DirectoryRegistry(tmp_path)
+    registry.claim(record)  # type: ignore[arg-type]
+    assert observe(SERVICE, HERE, registry).owned is owned
+
+
+def test_an_observation_without_a_registry_to_read_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refused):
+        observe(SERVICE, HERE, DirectoryRegistry(tmp_path))
