@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import os
 import pickle
-import select
+import selectors
 import signal
+import socket
+import threading
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,6 +20,11 @@ from nlmfo.run import KILL
 
 T = TypeVar("T")
 
+#: Seconds for a helper to end by itself when nobody talks to it any more.
+PATIENCE = 2.0
+#: A child that is forked while another's pipe is open for writing would keep that one from ever ending.
+_forking = threading.Lock()
+
 
 def in_child(what: str, function: Callable[[], T], *, deadline: float) -> T:
     """Call ``function`` in a forked child and return what it returns; its exception is raised here.
@@ -25,12 +32,13 @@ def in_child(what: str, function: Callable[[], T], *, deadline: float) -> T:
     ``what`` names the work in errors. After ``deadline`` seconds the child is killed and DeadlineExceeded raised: a
     child that hangs in a file system ends when it can, and nobody waits for it.
     """
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(reading)
-        _live(function, writing)
-    os.close(writing)
+    with _forking:
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(reading)
+            _live(function, writing)
+        os.close(writing)
     try:
         answer = _read_all(reading, deadline)
     except TimeoutError:
@@ -48,6 +56,66 @@ def in_child(what: str, function: Callable[[], T], *, deadline: float) -> T:
     if not good:
         raise value
     return value  # type: ignore[no-any-return]
+
+
+class Helper:
+    """A child process that does one kind of work again and again, and is left behind when it hangs.
+
+    ``work`` takes the bytes of one request; what it returns, the parent gets back. Requests are below 128 KiB.
+    """
+
+    def __init__(self, what: str, work: Callable[[bytes], bytes]) -> None:
+        self._what = what
+        with _forking:
+            self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self._child = os.fork()
+            if self._child == 0:
+                _serve(work, theirs.fileno())
+            theirs.close()
+
+    def ask(self, request: bytes, *, deadline: float) -> bytes:
+        """One request; raises DeadlineExceeded after ``deadline`` seconds, and NlmfoError when the work failed."""
+        self._socket.settimeout(deadline)
+        try:
+            self._socket.send(request)
+            answer = self._socket.recv(1 << 17)
+        except TimeoutError:
+            raise DeadlineExceeded(self._what, deadline) from None
+        except OSError as error:
+            raise NlmfoError(f"{self._what}: the process that did it died") from error
+        if not answer:
+            raise NlmfoError(f"{self._what}: the process that did it died")
+        if answer[:1] == b"!":
+            raise NlmfoError(f"{self._what}: {answer[1:].decode('utf-8', errors='replace')}")
+        return answer[1:]
+
+    def close(self) -> None:
+        """End it: what it has open is closed when this returns, unless it hangs in the kernel."""
+        self._socket.close()
+        try:
+            poll_until("its end", self._ended, Deadline(PATIENCE), interval=0.005)
+        except DeadlineExceeded:
+            _end(self._child)
+
+    def _ended(self) -> bool:
+        return os.waitpid(self._child, os.WNOHANG) != (0, 0)
+
+
+def _serve(work: Callable[[bytes], bytes], descriptor: int) -> Never:
+    """The whole life of a helper. It holds nothing of its parent's but the socket: no lock, no pipe of a reader."""
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)  # it ends with its parent, who may have something to add
+        os.dup2(descriptor, 3)
+        os.closerange(4, os.sysconf("SC_OPEN_MAX") if os.sysconf("SC_OPEN_MAX") > 0 else 65536)
+        with socket.socket(fileno=3) as parent:
+            while request := parent.recv(1 << 17):
+                try:
+                    parent.send(b"." + work(request))
+                except (OSError, NlmfoError) as error:
+                    parent.send(b"!" + str(error).encode())
+    finally:
+        os._exit(0)
 
 
 def _live(function: Callable[[], Any], writing: int) -> Never:
@@ -83,11 +151,13 @@ def _portable(error: BaseException) -> BaseException:
 def _read_all(descriptor: int, deadline: float) -> bytes:
     limit = Deadline(deadline)
     parts: list[bytes] = []
-    while True:
-        ready, _, _ = select.select([descriptor], [], [], limit.remaining())
-        if not ready:
-            raise TimeoutError
-        part = os.read(descriptor, 65536)
-        if not part:
-            return b"".join(parts)
-        parts.append(part)
+    with selectors.DefaultSelector() as selector:
+        selector.register(descriptor, selectors.EVENT_READ)
+        while True:
+            # Time that is up still leaves a look: what is there by now counts.
+            if not selector.select(limit.remaining()):
+                raise TimeoutError
+            part = os.read(descriptor, 65536)
+            if not part:
+                return b"".join(parts)
+            parts.append(part)

@@ -188,8 +188,9 @@ def test_a_program_that_stays_keeps_none_of_our_pipes_open(tmp_path: Path) -> No
     pid = spawn(["sleep", FOREVER], log=tmp_path / "log")
     try:
         os.close(writing)
-        ready, _, _ = select.select([reading], [], [], SECONDS)
-        assert ready
+        hung_up = select.poll()
+        hung_up.register(reading)
+        assert hung_up.poll(SECONDS * 1000)
         assert os.read(reading, 1) == b""
     finally:
         os.close(reading)
