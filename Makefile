@@ -16,10 +16,10 @@ demo-naive: setup
 	@$(RUN) -m tests.demo.naive
 
 test: setup
-	@$(RUN) -m pytest $(PYTEST)
+	@$(RUN) -m pytest -n 2 --dist worksteal $(PYTEST)
 
 unit: setup
-	@$(RUN) -m pytest tests/unit tests/test_linters.py $(PYTEST)
+	@$(RUN) -m pytest -n 2 --dist worksteal tests/unit tests/test_linters.py $(PYTEST)
 
 bench: setup
 	@$(RUN) -m tests.bench

@@ -22,6 +22,8 @@ T = TypeVar("T")
 
 #: Seconds for a helper to end by itself when nobody talks to it any more.
 PATIENCE = 2.0
+#: What ends a run: the command line has handlers for them that raise KeyboardInterrupt.
+ENDING = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 #: A child that is forked while another's pipe is open for writing would keep that one from ever ending.
 _forking = threading.Lock()
 
@@ -34,12 +36,12 @@ def in_child(what: str, function: Callable[[], T], *, deadline: float) -> T:
     """
     with _forking:
         reading, writing = os.pipe()
-        child = os.fork()
+        child, before = _fork()
         if child == 0:
-            os.close(reading)
-            _live(function, writing)
+            _live(function, reading, writing, before)
         os.close(writing)
     try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         answer = _read_all(reading, deadline)
     except TimeoutError:
         _end(child)
@@ -68,10 +70,15 @@ class Helper:
         self._what = what
         with _forking:
             self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            self._child = os.fork()
+            self._child, before = _fork()
             if self._child == 0:
-                _serve(work, theirs.fileno())
+                _serve(work, theirs.fileno(), before)
             theirs.close()
+        try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        except BaseException:  # interrupted: nobody will know of it
+            self.close()
+            raise
 
     def ask(self, request: bytes, *, deadline: float) -> bytes:
         """One request; raises DeadlineExceeded after ``deadline`` seconds, and NlmfoError when the work failed."""
@@ -101,11 +108,27 @@ class Helper:
         return os.waitpid(self._child, os.WNOHANG) != (0, 0)
 
 
-def _serve(work: Callable[[bytes], bytes], descriptor: int) -> Never:
+def _fork() -> tuple[int, set[int | signal.Signals]]:
+    """Fork, with the signals blocked that end a run; the mask that was before is for both to put back.
+
+    An interruption in what Python runs at a fork (logging has hooks there) is printed and lost. In the child it would
+    be worse: it must be caught there, or the child does what its parent does when it is interrupted.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    try:
+        return os.fork(), before
+    except OSError:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        raise
+
+
+def _serve(work: Callable[[bytes], bytes], descriptor: int, before: set[int | signal.Signals]) -> Never:
     """The whole life of a helper. It holds nothing of its parent's but the socket: no lock, no pipe of a reader."""
     try:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in ENDING:
             signal.signal(number, signal.SIG_IGN)  # it ends with its parent, who may have something to add
+        _forking.release()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         os.dup2(descriptor, 3)
         os.closerange(4, os.sysconf("SC_OPEN_MAX") if os.sysconf("SC_OPEN_MAX") > 0 else 65536)
         with socket.socket(fileno=3) as parent:
@@ -113,14 +136,17 @@ def _serve(work: Callable[[bytes], bytes], descriptor: int) -> Never:
                 try:
                     parent.send(b"." + work(request))
                 except (OSError, NlmfoError) as error:
-                    parent.send(b"!" + str(error).encode())
+                    parent.send(b"!" + str(error).encode(errors="replace"))
     finally:
         os._exit(0)
 
 
-def _live(function: Callable[[], Any], writing: int) -> Never:
+def _live(function: Callable[[], Any], reading: int, writing: int, before: set[int | signal.Signals]) -> Never:
     """The forked child's whole life."""
     try:
+        _forking.release()  # it was born with it, and may have a child of its own
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        os.close(reading)
         answer = pickle.dumps((True, function()))
     except BaseException as error:  # whatever it is, the parent raises it
         error.add_note("".join(traceback.format_tb(error.__traceback__)))

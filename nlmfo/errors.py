@@ -57,14 +57,16 @@ class ConfigError(NlmfoError):
 class Refused(NlmfoError):
     """nlmfo will not act, because acting could serve a file system twice or lose a lock.
 
-    ``code`` is the stable name of the reason; scripts may match on it.
+    ``code`` is the stable name of the reason; scripts may match on it. ``forcible``: whether ``--force=CODE`` passes
+    it. Evidence that somebody else serves is not: what is wrong has to be mended.
     """
 
     exit_code = ExitCode.REFUSED
 
-    def __init__(self, code: str, text: str, *, hint: str | None = None) -> None:
+    def __init__(self, code: str, text: str, *, hint: str | None = None, forcible: bool = False) -> None:
         super().__init__(text, hint=hint)
         self.code = code
+        self.forcible = forcible
 
 
 class NotOwned(NlmfoError):

@@ -4,23 +4,31 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from functools import singledispatch
 
+from nlmfo.config import Service
 from nlmfo.failover.clients import ClientOnRecord
 from nlmfo.failover.events import (
     CleaningUp,
     ClientNotTold,
     ClientQuiet,
     Event,
+    ExportLeftOut,
+    JournalNotWritten,
     Proved,
     RecordsNotKept,
     RollingBack,
     StepDone,
     StepNotDone,
 )
+from nlmfo.failover.plan import WHY, Plan, Step
+from nlmfo.failover.runs import Outlook
 from nlmfo.failover.status import ServiceStatus
+from nlmfo.plain import plain
 
-PARTLY = "PARTLY up here: run 'nlmfo takeover' or 'nlmfo release'"
+SUPERSEDED = "STILL MOUNTED here, and must not be written to: restart this node by 'echo b > /proc/sysrq-trigger'"
+PARTLY = "PARTLY up here: run 'nlmfo resume' or 'nlmfo abort'"
 
 
 @singledispatch
@@ -66,8 +74,58 @@ def _(event: ClientQuiet) -> str:
 
 
 @line.register
+def _(event: ExportLeftOut) -> str:
+    return f"warning: {event.export} is not exported: the client's name cannot be resolved here"
+
+
+@line.register
+def _(event: JournalNotWritten) -> str:
+    return f"warning: the journal of this run has gaps: {event.reason}"
+
+
+@line.register
 def _(event: RecordsNotKept) -> str:
     return f"warning: nobody looks after the records ('nlmfo keep' did not start): {event.reason}"
+
+
+def outlook(service: Service, found: Outlook) -> str:
+    """What a run would do, each step with its reason."""
+    lines = []
+    if found.refused is not None:
+        lines += [f"{service.name}: would be refused ({found.refused.code}): {found.refused}"]
+        lines += [f"hint: {found.refused.hint}"] if found.refused.hint else []
+    if found.proof is not None:
+        lines += [f"{service.name}: may be served here: {found.proof.reason}"]
+    if found.first:
+        lines += ["first, what a run that did not end has left here:", *_steps(found.first, 1)]
+    if found.steps:
+        lines += [f"{found.verb} of {service.name}:", *_steps(found.steps, len(found.first) + 1)]
+    if not found.first and not found.steps:
+        lines += [f"{service.name}: nothing to do: it is served here, and everybody was told"]
+    return "\n".join(lines)
+
+
+def _steps(steps: Plan, first: int) -> Iterator[str]:
+    for number, step in enumerate(steps, start=first):
+        why = WHY[step.action]
+        yield f"{number:3}  {step}" + (f"\n       {why}" if why else "")
+
+
+def outlook_document(service: Service, found: Outlook) -> dict[str, object]:
+    """The same for machines."""
+    refused, proof = found.refused, found.proof
+    return {
+        "service": service.name,
+        "verb": found.verb,
+        "refused": None if refused is None else {"code": refused.code, "text": refused.text, "hint": refused.hint},
+        "proof": None if proof is None else {"reason": proof.reason, "epoch": proof.epoch},
+        "first": [_step(step) for step in found.first],
+        "steps": [_step(step) for step in found.steps],
+    }
+
+
+def _step(step: Step) -> dict[str, str]:
+    return {"action": str(step.action), "subject": step.subject, "why": WHY[step.action]}
 
 
 def status(states: list[ServiceStatus]) -> str:
@@ -99,11 +157,6 @@ def clients(found: list[ClientOnRecord]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def plain(name: str) -> str:
-    """A name from a directory that others can write to, fit for a terminal."""
-    return "".join(character if character.isprintable() else "?" for character in name)
-
-
 def _when(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
@@ -114,16 +167,26 @@ def _standing(state: ServiceStatus) -> str:
     if state.owner is None:
         return f"no owner on record; {PARTLY}" if state.here == "partly" else "not served anywhere yet"
     owner = f"{state.owner.standing} on {state.owner.node} since {_when(state.owner.since)} (epoch {state.owner.epoch})"
+    if state.superseded:
+        return f"{owner}; {SUPERSEDED}"
     if state.here == "partly":
-        return f"{owner}; {PARTLY}"
+        return f"{owner}; {PARTLY}{_unfinished(state)}"
     if state.here == "serving":
         return f"{owner}, here{', in grace' if state.in_grace else ''}{_trouble(state)}"
-    return owner
+    return f"{owner}{_unfinished(state)}"
+
+
+def _unfinished(state: ServiceStatus) -> str:
+    if state.unfinished is None:
+        return ""
+    return f"; WARNING: a run was cut off here ({state.unfinished}): run 'nlmfo resume' or 'nlmfo abort'"
 
 
 def _trouble(state: ServiceStatus) -> str:
-    """What is wrong with the records of a service that is served here."""
-    trouble = ""
+    """What is wrong with a service that is served here."""
+    trouble = _unfinished(state)
+    if state.untold:
+        trouble += "; WARNING: not every client was told to reclaim: run 'nlmfo takeover' here"
     if state.stalled or state.waiting:
         why = plain(state.stalled or "on their way")
         trouble += f"; WARNING: {state.waiting} records are on this node only ({why})"

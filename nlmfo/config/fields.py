@@ -10,9 +10,11 @@ import re
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_interface
 
 from nlmfo.config.model import Address
-from nlmfo.config.values import Invalid, integer, mapping, parse_within, some, text
+from nlmfo.config.values import Invalid, absolute_path, integer, mapping, parse_within, some, text
 
 VERSIONS = ("3", "4", "4.0", "4.1", "4.2")
+#: What stands for the node to be fenced in the words of the fence hook.
+NODE = "{node}"
 
 _SERVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
@@ -97,6 +99,18 @@ def versions(value: object) -> tuple[str, ...]:
         if item in items[:n]:
             raise Invalid(f"{item!r} is there twice", "remove one of them", within=f"[{n + 1}]")
     return items
+
+
+def fence_command(value: object) -> tuple[str, ...]:
+    """A command line, word by word, in which ``{node}`` stands for whom to fence: never for what to run."""
+    words = some(text)(value)
+    program = parse_within("[1]", absolute_path, words[0])
+    if NODE in words[0]:
+        hint = f"write {NODE} in one of the words that follow the program"
+        raise Invalid(f"{str(program)!r} would be another program for each node", hint, within="[1]")
+    if not any(NODE in word for word in words):
+        raise Invalid(f"has no {NODE} in it, so it could not tell whom to fence", f'add it, for example: "{NODE}"')
+    return words
 
 
 def partition_uuid(value: object) -> str:

@@ -11,10 +11,11 @@ from types import MappingProxyType
 from nlmfo.config import fields, rules
 from nlmfo.config.model import Config, Consistency, Export, Isolation, Partition, Service
 from nlmfo.config.reader import Table, read_toml, unreadable
-from nlmfo.config.values import Invalid, absolute_path, array, integer, one_of, some
+from nlmfo.config.values import Invalid, absolute_path, array, boolean, integer, number, one_of, some
 from nlmfo.errors import ConfigError
 
 MAIN_KEYS = ("node", "cluster", "defaults")
+CLUSTER_KEYS = ("registry", "fence", "fence_deadline", "restart_nfsd")
 TUNING_KEYS = ("grace", "threads", "consistency")
 SERVICE_KEYS = (
     *("addresses", "interface", "names", "isolation", "state", "versions"),
@@ -35,11 +36,21 @@ class Tuning:
 
 
 @dataclass(frozen=True, slots=True)
+class Cluster:
+    """What [cluster] says: how nodes know of each other, and what they may do to each other."""
+
+    registry: Path | None
+    fence: tuple[str, ...]
+    fence_deadline: float
+    restart_nfsd: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Main:
     """The content of nlmfo.toml."""
 
     node: str
-    registry: Path | None
+    cluster: Cluster
     defaults: Tuning
 
 
@@ -49,14 +60,18 @@ def load(directory: Path) -> Config:
     Raises ConfigError, which names file, key and fix, for the first thing that is wrong.
     """
     main = _main(directory / "nlmfo.toml")
+    cluster = main.cluster
     services = [_service(file, main) for file in _service_files(directory / "services.d")]
-    rules.check(services, main.registry)
+    rules.check(services, cluster.registry)
     return Config(
         directory=directory,
         node=main.node,
-        registry=main.registry,
+        registry=cluster.registry,
         services=MappingProxyType({service.name: service for service in services}),
-        warnings=rules.warnings(services, main.registry),
+        warnings=rules.warnings(services, cluster.registry),
+        fence=cluster.fence,
+        fence_deadline=cluster.fence_deadline,
+        restart_nfsd=cluster.restart_nfsd,
     )
 
 
@@ -64,7 +79,7 @@ def _main(file: Path) -> Main:
     table = Table(file, "", read_toml(file), MAIN_KEYS)
     return Main(
         node=_node(table.table("node", ("name",))),
-        registry=table.table("cluster", ("registry",)).optional("registry", absolute_path, None),
+        cluster=_cluster(table.table("cluster", CLUSTER_KEYS)),
         defaults=_tuning(table.table("defaults", TUNING_KEYS), Tuning()),
     )
 
@@ -77,6 +92,15 @@ def _node(table: Table) -> str:
     except Invalid as invalid:
         reason = f"is missing, and this machine calls itself something else: {invalid.reason}"
         raise table.error("name", reason, hint='name the node: [node] name = "node1"') from None
+
+
+def _cluster(table: Table) -> Cluster:
+    return Cluster(
+        registry=table.optional("registry", absolute_path, None),
+        fence=table.optional("fence", fields.fence_command, ()),
+        fence_deadline=table.optional("fence_deadline", number(1, 3600), 60.0),
+        restart_nfsd=table.optional("restart_nfsd", boolean, False),
+    )
 
 
 def _service_files(directory: Path) -> list[Path]:
@@ -102,7 +126,7 @@ def _service(file: Path, main: Main) -> Service:
         interface=table.required("interface", fields.interface_name, example='interface = "eth0"'),
         names=table.optional("names", array(fields.host_name), ()),
         isolation=table.optional("isolation", one_of(Isolation), Isolation.NETNS),
-        state=_state(table, name, main.registry),
+        state=_state(table, name, main.cluster.registry),
         versions=table.optional("versions", fields.versions, ("3",)),
         partitions=tuple(_partition(item) for item in table.tables("partition", PARTITION_KEYS)),
         exports=tuple(_export(item) for item in table.tables("export", EXPORT_KEYS)),

@@ -101,13 +101,20 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Everything that one configuration directory says; ``services`` is sorted by name and read-only."""
+    """Everything that one configuration directory says; ``services`` is sorted by name and read-only.
+
+    ``fence`` is the command that turns a node off, with ``{node}`` in the place of its name, empty when there is none;
+    ``fence_deadline`` is in seconds. ``restart_nfsd``: host isolation may restart the nfsd of the node.
+    """
 
     directory: Path
     node: str
     registry: Path | None
     services: Mapping[str, Service]
     warnings: tuple[str, ...]
+    fence: tuple[str, ...] = ()
+    fence_deadline: float = 60.0
+    restart_nfsd: bool = False
 
     def service(self, name: str) -> Service:
         """The service called ``name``; ConfigError that helps to find the right name when there is none."""

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nlmfo.config.model import Address, Export, Isolation, Partition, Service
+from nlmfo.config.model import Address, Export, Partition, Service
 from nlmfo.errors import ConfigError
 
 
@@ -31,7 +31,6 @@ class Place:
 def check(services: Sequence[Service], registry: Path | None) -> None:
     """Raise ConfigError for the first rule that is broken."""
     for service in services:
-        _isolation_is_built(service)
         _exports_lie_on_partitions(service)
         _fsid_0_is_for_nfsv4(service)
         _export_paths_differ(service)
@@ -48,12 +47,6 @@ def warnings(services: Iterable[Service], registry: Path | None) -> tuple[str, .
     """What is allowed but deserves a second thought, each naming file and key."""
     found = ((service, _doubt_about_state(service, registry)) for service in services)
     return tuple(f"{service.file}: state: {doubt}" for service, doubt in found if doubt)
-
-
-def _isolation_is_built(service: Service) -> None:
-    if service.isolation is Isolation.HOST:
-        reason = "host isolation is not implemented yet; use netns"
-        raise Place(service.file, "isolation").error(reason, 'write isolation = "netns", or remove the line')
 
 
 def _exports_lie_on_partitions(service: Service) -> None:

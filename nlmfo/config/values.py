@@ -91,6 +91,25 @@ def integer(low: int, high: int) -> Callable[[object], int]:
     return parse
 
 
+def number(low: float, high: float) -> Callable[[object], float]:
+    """A number, whole or not, from ``low`` to ``high``, both included."""
+
+    def parse(value: object) -> float:
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            raise _wrong_type(value, "a number", "write a number, without quotes")
+        if not low <= value <= high:  # nor is TOML's nan in any range
+            raise Invalid(f"{value} is out of range", f"write a number from {low:g} to {high:g}")
+        return float(value)
+
+    return parse
+
+
+def boolean(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise _wrong_type(value, "a boolean", "write true or false, without quotes")
+    return value
+
+
 def one_of(kind: type[E]) -> Callable[[object], E]:
     def parse(value: object) -> E:
         word = text(value)

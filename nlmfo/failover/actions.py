@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The hands that do each action of a plan on this node, and see that it is done."""
+"""The hands that do each action of a plan on this node, and see that it is done: what both isolations share."""
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import TypeVar
@@ -15,18 +15,19 @@ from typing import TypeVar
 from nlmfo.child import in_child
 from nlmfo.config import Config, Partition, Service
 from nlmfo.deadline import Deadline, poll_until
-from nlmfo.errors import DeadlineExceeded, NlmfoError
+from nlmfo.errors import DeadlineExceeded, NlmfoError, Refused
 from nlmfo.failover.events import ClientNotTold, ClientQuiet, RecordsNotKept, Sink
-from nlmfo.failover.keeper import Keeper, Place, my_name
+from nlmfo.failover.keeper import Keeper, my_name
 from nlmfo.failover.plan import Action, Step
-from nlmfo.host import addresses, daemons, exports, partitions, view
-from nlmfo.host.namespaces import Namespaces
-from nlmfo.kernel import lockd, locks, nfsd
+from nlmfo.host import addresses, daemons, mmp, own_mounts, partitions, probe, view
+from nlmfo.host.surroundings import Surroundings
+from nlmfo.kernel import dropping, lockd
 from nlmfo.notify import Notice, Outcome, notify
-from nlmfo.ownership.proof import Proof
+from nlmfo.ownership import copy
+from nlmfo.ownership.proof import Proof, Word
 from nlmfo.ownership.record import OwnerRecord, Standing, boot_id
 from nlmfo.ownership.registry import Registry
-from nlmfo.records import CalloutEntry, Mode, callout_config, write_callout_config
+from nlmfo.records import CalloutEntry, Mode
 
 #: Seconds for a lock to leave /proc/locks after it was dropped.
 UNLOCK = 10.0
@@ -40,229 +41,239 @@ STORE = 60.0
 T = TypeVar("T")
 
 
-class Actions:
-    """One service on this node, in one run. ``proof`` is what a claim stands on.
+@dataclass(frozen=True, slots=True)
+class Standpoint:
+    """What a run stands on. ``proof`` is what a claim needs; ``word`` what the operator vouched for.
 
     ``known_state`` is the NSM state number that the last owner noted, 0 when there was none.
     """
 
-    def __init__(self, config: Config, service: Service, registry: Registry, sink: Sink) -> None:
+    word: Word = field(default_factory=Word)
+    proof: Proof | None = None
+    known_state: int = 0
+
+
+class Actions(ABC):
+    """One service on this node, in one run."""
+
+    def __init__(
+        self,
+        config: Config,
+        service: Service,
+        registry: Registry,
+        standpoint: Standpoint,
+        place: Surroundings,
+        keeper: Keeper,
+        sink: Sink,
+    ) -> None:
         self.config = config
         self.service = service
         self.registry = registry
+        self.standpoint = standpoint
+        self.place = place
+        self.keeper = keeper
         self.sink = sink
-        self.proof: Proof | None = None
-        self.known_state = 0
-        self.namespaces = Namespaces(service.name)
-        self.keeper = Keeper(service, Place.on_node(self.namespaces))
-        self._does: dict[Action, Callable[[Step], str]] = {
-            Action.FREEZE: self._freeze,
-            Action.ADDRESS_DOWN: self._address_down,
-            Action.UNEXPORT: self._unexport,
-            Action.UNLOCK: self._unlock,
-            Action.STOP_NFSD: self._stop_nfsd,
+        self._does: dict[Action, Callable[[Step, Deadline], str]] = {
             Action.VERIFY_UNLOCKED: self._verify_unlocked,
-            Action.STOP_DAEMONS: self._stop_daemons,
             Action.COLLECT: self._collect,
-            Action.UNISOLATE: self._unisolate,
             Action.UMOUNT: self._unmount,
             Action.DISOWN: self._disown,
+            Action.PROVE: self._look_for_another_server,
             Action.CLAIM: self._claim,
             Action.MOUNT: self._mount,
             Action.RECORDS: self._open_records,
-            Action.ISOLATE: self._isolate,
-            Action.EXPORT: self._export,
-            Action.START_DAEMONS: self._start_daemons,
-            Action.START_NFSD: self._start_nfsd,
-            Action.ADDRESS_UP: self._address_up,
             Action.ANSWER: self._answer,
             Action.NOTIFY: self._notify,
             Action.RECLAIM: self._await_reclaims,
             Action.KEEP: self._keep_records,
-        }
+        } | self._own_ways()
+
+    @abstractmethod
+    def _own_ways(self) -> dict[Action, Callable[[Step, Deadline], str]]:
+        """What this isolation does in its own way."""
+
+    @abstractmethod
+    def _who_is_told(self) -> Sequence[Keeper]:
+        """The records of everybody who may have to reclaim: this service's, and of others that share its nfsd."""
 
     def prepare(self) -> None:
         """Load what the steps will need, while the service still runs: clients wait from the first step on."""
         addresses.load_library()
 
-    def do(self, step: Step) -> str:
-        return self._does[step.action](step)
-
-    def thaw(self) -> None:
-        """Let the callout delete records again."""
-        self._write_callout_config(frozen=False)
+    def do(self, step: Step, limit: Deadline) -> str:
+        return self._does[step.action](step, limit)
 
     # -- release -------------------------------------------------------------------------------------------
 
-    def _freeze(self, _: Step) -> str:
-        """From here on statd's forgetting deletes no record: kernels >= 6.4 make it forget all when nfsd stops."""
-        self._write_callout_config(frozen=True)
-        return ""
-
-    def _address_down(self, _: Step) -> str:
-        addresses.take_down(self.namespaces)
-        return ""
-
-    def _unexport(self, _: Step) -> str:
-        exports.unload(self.namespaces)
-        return ""
-
-    def _unlock(self, step: Step) -> str:
-        """Kernels before 6.4 leave a namespace's locks behind when nfsd stops there, if lockd serves another."""
+    def _verify_unlocked(self, step: Step, limit: Deadline) -> str:
+        """Whatever the kernel answered when it was told to drop them: its lock table decides."""
         mountpoint = self._partition(step).mountpoint
-        self.namespaces.call(lambda: nfsd.unlock_filesystem(mountpoint))
-        return ""
-
-    def _stop_nfsd(self, _: Step) -> str:
-        clients = self._with_store(self.keeper.on_record)
-        daemons.stop_nfsd(self.namespaces, len(clients))
-        return f"{len(clients)} clients on record"
-
-    def _verify_unlocked(self, step: Step) -> str:
         device = partitions.lock_device(self._partition(step))
-        left: tuple[locks.Lock, ...] = ()
-
-        def none_left() -> bool:
-            nonlocal left
-            left = locks.held_by_clients({device} if device else set())
-            return not left
-
-        try:
-            poll_until(f"{step.subject}: the locks to go", none_left, Deadline(UNLOCK))
-        except DeadlineExceeded as error:
-            inodes = ", ".join(sorted({str(lock.inode) for lock in left}))
-            raise NlmfoError(
-                f"{step.subject}: {len(left)} NFS locks are still held, on inodes {inodes}",
-                hint=f"'find {step.subject} -xdev -inum N' names the file; /proc/locks shows the lock",
-            ) from error
+        if device is not None:
+            dropping.verify({device: mountpoint}, seconds=min(UNLOCK, limit.remaining()))
         return ""
 
-    def _stop_daemons(self, _: Step) -> str:
-        daemons.stop(self.namespaces)
-        return ""
-
-    def _collect(self, _: Step) -> str:
+    def _collect(self, _: Step, limit: Deadline) -> str:
         """Bring to shared storage what is on this node only: the callout has ended, nothing comes after this."""
-        brought = self._with_store(lambda: self.keeper.keep(()))
-        return f"{brought} brought in"
 
-    def _unisolate(self, _: Step) -> str:
-        self.namespaces.destroy()
-        view.clean(self.namespaces)
+        def collect() -> int:
+            brought = self.keeper.keep(())
+            record = self._own_record()
+            if record is not None:
+                copy.write(self.service.state, replace(record, standing=Standing.RELEASED, since=time.time()))
+            return brought
+
+        return f"{self._with_store(collect, limit)} brought in"
+
+    def _unmount(self, step: Step, limit: Deadline) -> str:
+        partitions.unmount(self._partition(step), deadline=min(partitions.UMOUNT, limit.remaining()))
         return ""
 
-    def _unmount(self, step: Step) -> str:
-        partitions.unmount(self._partition(step))
-        return ""
-
-    def _disown(self, _: Step) -> str:
-        """Our own record only: who was believed to be down may have a successor by now."""
+    def _disown(self, _: Step, __: Deadline) -> str:
+        """Our own record only, of this boot or an earlier one: who was believed to be down may have a successor."""
         record = self.registry.read(self.service.name)
-        if record is not None and (record.node, record.boot_id) == (self.config.node, boot_id()):
+        if record is not None and record.node == self.config.node:
             self.registry.update(replace(record, standing=Standing.RELEASED, since=time.time()))
         return ""
 
     # -- takeover ------------------------------------------------------------------------------------------
 
-    def _claim(self, _: Step) -> str:
-        if self.proof is None:
-            raise NlmfoError("nothing is claimed without a proof")
+    def _look_for_another_server(self, _: Step, limit: Deadline) -> str:
+        """Evidence wins over anybody's word; what cannot be told is no evidence, and refused as well."""
+        mounted = own_mounts.of([a.ip for a in self.service.addresses], self.service.names)
+        if mounted and "own-client" not in self.standpoint.word.forced:
+            raise Refused(
+                "own-client",
+                f"service '{self.service.name}': this node is a client of it, at {', '.join(map(str, mounted))}",
+                hint="unmount it: a node cannot reach a service that it serves itself, and would hang",
+                forcible=True,
+            )
         for partition in self.service.partitions:
-            partitions.refuse_if_held(partition)
-        epoch = self.proof.epoch
+            device = partitions.refuse_if_held(partition)
+            holder = mmp.holder(device, deadline=limit.remaining())
+            if holder is not None:
+                raise partitions.mmp_in_use(partition, holder)
+        answered = probe.answering(self.service.interface, self.service.addresses)
+        for address, hardware in answered.items():
+            raise Refused(
+                "address-answers",
+                f"address {address}: somebody on the network has it ({hardware})",
+                hint="find out who ('ip neigh' on its other clients) and release the service there, or fence it",
+            )
+        return "nobody has the device, nobody answers"
+
+    def _claim(self, _: Step, __: Deadline) -> str:
+        proof = self.standpoint.proof
+        if proof is None:
+            raise NlmfoError("nothing is claimed without a proof")
         self.registry.claim(
             OwnerRecord(
-                self.service.name, self.config.node, boot_id(), epoch, time.time(), Standing.SERVING, self.known_state
+                self.service.name,
+                self.config.node,
+                boot_id(),
+                proof.epoch,
+                time.time(),
+                Standing.SERVING,
+                self.standpoint.known_state,
             )
         )
-        return f"epoch {epoch}"
+        return f"epoch {proof.epoch}"
 
-    def _mount(self, step: Step) -> str:
+    def _mount(self, step: Step, limit: Deadline) -> str:
         partition = self._partition(step)
-        partitions.mount(partition)
+        partitions.mount(partition, deadline=limit.remaining())
         return partition.uuid
 
-    def _open_records(self, _: Step) -> str:
+    def _open_records(self, _: Step, limit: Deadline) -> str:
         user = view.statd_user()
-        state, told = self._with_store(lambda: self.keeper.begin(user, self.known_state, self._copies()))
-        self._remember(state)
-        return f"{len(self._owed())} clients on record{told}, NSM state {state}"
 
-    def _isolate(self, _: Step) -> str:
-        self.namespaces.create()
-        view.prepare(self.namespaces, self.service, view.statd_user(), view.callout_program())
-        self.keeper.open_live(view.statd_user())
-        addresses.create_link(self.namespaces, self.service.interface)
-        self._write_callout_config(frozen=False)
-        return ""
+        def begin() -> tuple[int, int, str]:
+            epoch = self._compare_with_copy()
+            state, told = self.keeper.begin(user, self.standpoint.known_state, self._copies(), force=self._force())
+            return epoch, state, told
 
-    def _export(self, _: Step) -> str:
-        exports.load(self.namespaces, self.service)
-        return ""
+        epoch, state, told = self._with_store(begin, limit)
+        record = self._own_record()
+        if record is not None:
+            # Which generation of the records is the newest: an older copy of them will be known.
+            record = replace(record, state=state, epoch=max(epoch, record.epoch))
+            self.registry.update(record)
+            self._with_store(lambda: copy.write(self.service.state, record), limit)
+        return f"{len(self._owed((self.keeper,)))} clients on record{told}, NSM state {state}"
 
-    def _start_daemons(self, _: Step) -> str:
-        daemons.start(self.namespaces, self.service)
-        return ""
+    def _compare_with_copy(self) -> int:
+        """The epoch to go by, after the copy of the owner record was heard as well."""
+        claimed = self._own_record()
+        found = copy.read(self.service.state)
+        if claimed is None or found is None:
+            return 0
+        copy.evidence(found, claimed, self.standpoint.word, has_registry=self.config.registry is not None)
+        return 0 if self.config.registry is not None else found.epoch + 1
 
-    def _start_nfsd(self, _: Step) -> str:
-        daemons.start_nfsd(self.namespaces, self.service)
-        return "lockd is in grace"
-
-    def _address_up(self, _: Step) -> str:
-        addresses.bring_up(self.namespaces, self.service.interface, self.service.addresses)
-        return "announced"
-
-    def _answer(self, _: Step) -> str:
+    def _answer(self, _: Step, __: Deadline) -> str:
         wanted = daemons.programs(self.service)
         for address in self.service.addresses:
-            daemons.answering(self.namespaces, wanted, address.ip)
+            daemons.answering(self.place, wanted, address.ip)
         return ", ".join(program.name for program in wanted)
 
-    def _notify(self, _: Step) -> str:
+    def _notify(self, _: Step, __: Deadline) -> str:
         """Tell everybody who may hold a lock, from the address they know us by, while reclaims are granted."""
-        if not self.namespaces.call(lockd.in_grace):
+        if not self.place.call(lockd.in_grace):
             raise NlmfoError(
                 "grace ended before the clients could be told: their reclaims would be refused",
                 hint="set a longer 'grace' for the service",
             )
-        owed, state = self._with_store(self.keeper.notices)
-
-        def notify_from(address: addresses.Interface) -> tuple[Notice, ...]:
-            return notify(
-                owed[address.ip],
-                source=address.ip,
-                names=[*self.service.names, str(address.ip)],
-                state=state,
-                deadline=NOTIFY,
-                open_socket=self.namespaces.open_socket,
-            )
-
-        # Side by side, so that an unreachable client of one address takes no time from those of another.
-        with ThreadPoolExecutor(len(self.service.addresses)) as pool:
-            notices = list(chain.from_iterable(pool.map(notify_from, self.service.addresses)))
+        untold = [keeper for keeper in self._who_is_told() if not self._with_store(keeper.shared.told)]
+        notices = self._send(untold)
         for notice in notices:
             if notice.outcome is not Outcome.TOLD:
                 self.sink(ClientNotTold(notice.client, notice.detail))
-        return f"{sum(notice.outcome is Outcome.TOLD for notice in notices)} clients told"
+        for keeper in untold:
+            self._with_store(keeper.shared.mark_told)
+        told = {notice.client for notice in notices if notice.outcome is Outcome.TOLD}
+        return f"{len(told)} clients told"
 
-    def _await_reclaims(self, _: Step) -> str:
+    def _send(self, keepers: Iterable[Keeper]) -> list[Notice]:
+        """Notify all clients of all addresses side by side: one that is unreachable takes no time from the others."""
+        work = []
+        for keeper in keepers:
+            owed, state = self._with_store(keeper.notices)
+            work += [(keeper.service, address.ip, owed[address.ip], state) for address in keeper.service.addresses]
+
+        def notify_from(item: tuple[Service, addresses.Address, list[str], int]) -> tuple[Notice, ...]:
+            service, address, clients, state = item
+            return notify(
+                clients,
+                source=address,
+                names=[*service.names, str(address)],
+                state=state,
+                deadline=NOTIFY,
+                open_socket=self.place.open_socket,
+            )
+
+        with ThreadPoolExecutor(max(1, len(work))) as pool:
+            return list(chain.from_iterable(pool.map(notify_from, work)))
+
+    def _await_reclaims(self, _: Step, limit: Deadline) -> str:
         """Watch the clients come back on record, which lockd sees to before it grants a reclaim."""
+        keepers = self._who_is_told()
         back: set[str] = set()
 
         def all_back() -> bool:
-            back.update(self._with_store(self.keeper.settle))
-            return not self._owed()
+            for keeper in keepers:
+                back.update(self._with_store(keeper.settle))
+            return not self._owed(keepers)
 
         try:
-            poll_until("all clients to come back", all_back, Deadline(RECLAIM), interval=0.2)
+            poll_until("all clients to come back", all_back, _within(limit, RECLAIM), interval=0.2)
         except DeadlineExceeded:
-            for client in sorted(self._owed()):
+            for client in sorted(self._owed(keepers)):
                 self.sink(ClientQuiet(client))
         return f"{len(back)} clients are back"
 
-    def _keep_records(self, _: Step) -> str:
+    def _keep_records(self, _: Step, __: Deadline) -> str:
         try:
-            daemons.start_keeper(self.namespaces, self.config.directory)
+            daemons.start_keeper(self.place, self.config.directory)
         except NlmfoError as error:
             # No reason to take down a service that serves.
             self.sink(RecordsNotKept(str(error)))
@@ -275,36 +286,44 @@ class Actions:
         default = self.config.registry / "services" / self.service.name / "state"
         return [default] if default.is_dir() and default != self.service.state else []
 
-    def _remember(self, state: int) -> None:
-        """Note in the owner record which generation of the records is the newest: an older copy will be known."""
-        record = self.registry.read(self.service.name)
-        if record is not None and (record.node, record.boot_id) == (self.config.node, boot_id()):
-            self.registry.update(replace(record, state=state))
-
     # -- shared --------------------------------------------------------------------------------------------
 
-    def _with_store(self, work: Callable[[], T]) -> T:
-        """Do something with the records, in a process that can be left behind when their storage hangs."""
-        return in_child(f"service '{self.service.name}': work in {self.service.state}", work, deadline=STORE)
+    def _own_record(self) -> OwnerRecord | None:
+        """The owner record, if it is this node's in this boot."""
+        record = self.registry.read(self.service.name)
+        ours = record is not None and (record.node, record.boot_id) == (self.config.node, boot_id())
+        return record if ours else None
 
-    def _owed(self) -> set[str]:
-        return self._with_store(self.keeper.owed)
+    def _force(self) -> bool:
+        return "stale-records" in self.standpoint.word.forced
+
+    def _with_store(self, work: Callable[[], T], limit: Deadline | None = None) -> T:
+        """Do something with the records, in a process that can be left behind when their storage hangs."""
+        deadline = STORE if limit is None else min(STORE, limit.remaining())
+        return in_child(f"service '{self.service.name}': work in {self.service.state}", work, deadline=deadline)
+
+    def _owed(self, keepers: Iterable[Keeper]) -> set[str]:
+        return set().union(*(self._with_store(keeper.owed) for keeper in keepers))
 
     def _partition(self, step: Step) -> Partition:
         return next(p for p in self.service.partitions if p.mountpoint == Path(step.subject))
 
-    def _write_callout_config(self, *, frozen: bool) -> None:
-        entries = [
-            CalloutEntry(
-                address=address.ip,
-                directory=self.keeper.callout_directory(address.ip),
-                name=my_name(self.service, address.ip),
-                mode=Mode(self.service.consistency),
-                exports=tuple((export.fsid, export.path) for export in self.service.exports),
-            )
-            for address in self.service.addresses
-        ]
-        write_callout_config(
-            view.on_node(self.namespaces, view.CALLOUT_CONFIG),
-            callout_config(entries, frozen=frozen, node=os.uname().nodename, spool=view.SPOOL),
+
+def callout_entries(keeper: Keeper, *, frozen: bool) -> list[CalloutEntry]:
+    """What the callout is told about the addresses of one service."""
+    service = keeper.service
+    return [
+        CalloutEntry(
+            address=address.ip,
+            directory=keeper.callout_directory(address.ip),
+            name=my_name(service, address.ip),
+            mode=Mode(service.consistency),
+            exports=tuple((export.fsid, export.path) for export in service.exports),
+            frozen=frozen,
         )
+        for address in service.addresses
+    ]
+
+
+def _within(limit: Deadline, seconds: float) -> Deadline:
+    return Deadline(min(seconds, limit.remaining()))

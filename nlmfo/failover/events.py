@@ -5,13 +5,69 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 
-from nlmfo.failover.plan import Step
+from nlmfo.failover.plan import Plan, Step
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
     """Base of all events."""
+
+
+class Verb(StrEnum):
+    """What a run is for."""
+
+    TAKEOVER = "takeover"
+    RELEASE = "release"
+    ABORT = "abort"
+
+
+class Outcome(StrEnum):
+    """How a run ended. Of one that was killed there is no word."""
+
+    SERVED = "served"
+    RELEASED = "released"
+    #: The takeover failed, and nothing of it is left.
+    TAKEN_DOWN = "taken down"
+    #: Something is left, and ``nlmfo resume`` or ``abort`` has to see to it.
+    INCOMPLETE = "incomplete"
+    #: Refused or failed before anything was touched.
+    UNTOUCHED = "untouched"
+
+
+@dataclass(frozen=True, slots=True)
+class Begun(Event):
+    """A run begins. ``fenced`` and ``released_by`` are what the operator vouched for."""
+
+    verb: Verb
+    service: str
+    node: str
+    boot_id: str
+    fenced: str | None = None
+    released_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Planned(Event):
+    """What will be done, from what was found."""
+
+    steps: Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Ended(Event):
+    """A run came to its end. ``error`` says why it failed; empty when it did not."""
+
+    outcome: Outcome
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JournalNotWritten(Event):
+    """From here on the journal has gaps; the run goes on, because it decides nothing."""
+
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +137,13 @@ class RecordsNotKept(Event):
     """The process that looks after the records could not be started; the callout writes them all the same."""
 
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExportLeftOut(Event):
+    """One client's export was left out, because its name cannot be resolved; the others are served."""
+
+    export: str
 
 
 Sink = Callable[[Event], None]

@@ -49,6 +49,17 @@ class Place:
         return cls(view.SPOOL, view.STATD_DIRECTORY / "sm", view.RECORDS)
 
     @classmethod
+    def of(cls, service: Service) -> Self:
+        """As ``nlmfo keep`` sees them."""
+        return cls.of_node() if service.isolation is Isolation.HOST else cls.inside()
+
+    @classmethod
+    def of_node(cls) -> Self:
+        """Those of the node itself, in host isolation: all its services share them."""
+        statd = next((home for home in view.STATD_HOMES if home.is_dir()), view.STATD_HOMES[0])
+        return cls(view.SPOOL, statd, view.RECORDS)
+
+    @classmethod
     def on_node(cls, namespaces: Namespaces) -> Self:
         """As seen on the node."""
         inside = cls.inside()
@@ -65,7 +76,9 @@ class Keeper:
         self.shared = Store(service.state, addresses)
         self.live = Store(place.records, addresses) if self._snapshots() else self.shared
 
-    def begin(self, user: view.StatdUser, known: int = 0, copies: Sequence[Path] = ()) -> tuple[int, str]:
+    def begin(
+        self, user: view.StatdUser, known: int = 0, copies: Sequence[Path] = (), *, force: bool = False
+    ) -> tuple[int, str]:
         """Make the shared records ready and begin a generation; its NSM state number, and what to tell about it.
 
         ``known`` is the number that the last owner noted where all nodes see it. Records of a lower one are an old
@@ -75,12 +88,13 @@ class Keeper:
         self.service.state.mkdir(mode=0o755, parents=True, exist_ok=True)
         others = [Store(copy, self.shared.addresses) for copy in copies]
         found, known = self.shared.state_number(), max(known, *(other.state_number() for other in others), 0)
-        if found < known:
+        if found < known and not force:
             raise Refused(
                 "stale-records",
                 f"service '{self.service.name}': the records in {self.service.state} are of generation {found}, "
                 f"but generation {known} was served: this is an old copy of them, or the wrong disk",
                 hint="find the disk that was in use last; the clients that it knows of are missing in this copy",
+                forcible=True,
             )
         self.shared.prepare(user.uid, user.gid)
         told = ""
@@ -90,7 +104,7 @@ class Keeper:
             restored = restore_snapshot(self.shared, self.service.name, now=time.time(), oldest=OLDEST_SNAPSHOT)
             told += f", snapshot not used: {restored.ignored}" if restored.ignored else ", from a snapshot"
             told += "" if restored.complete or restored.ignored else " that was damaged: there may be more"
-        return self.shared.begin_generation(), told
+        return self.shared.begin_generation(known), told
 
     def open_live(self, user: view.StatdUser) -> None:
         """Make the place ready where the callout writes."""

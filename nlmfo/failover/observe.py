@@ -1,25 +1,29 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is there of a service on this node, asked of the kernel and of the registry, changing nothing."""
+"""What is there of a service on this node, as data: what ``nlmfo.failover.look`` sees, and what plans are made from."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from nlmfo.config import Service
-from nlmfo.host import addresses, exports, partitions, view
-from nlmfo.host.addresses import Address
-from nlmfo.host.namespaces import Namespaces
-from nlmfo.kernel import lockd, nfsd
-from nlmfo.ownership.record import OwnerRecord, Standing, boot_id
-from nlmfo.ownership.registry import Registry
+from nlmfo.ownership.record import OwnerRecord
+from nlmfo.records import Address
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """A service as it is on this node. ``mounted`` holds UUIDs; without namespaces the rest is empty.
+    """A service as it is on this node. ``mounted`` holds UUIDs; where nothing is up the rest is empty.
 
-    ``traces``: something of the namespaces is left although they cannot be entered.
-    ``owned``: the newest owner record says that this node, in this boot, serves.
+    ``owned``: the newest owner record says that this node, in this boot, serves; ``listed``: in this boot or another.
+    ``isolated``: the service's own namespaces are there and whole; ``traces``: something of them is left.
+    ``attached``: the node's callout writes this service's records (host isolation).
+    ``threads`` and ``in_grace`` are those of the nfsd that serves it, in host isolation the node's.
+    ``told``: everybody who was on record when this generation began has been sent a notice since.
+    ``frozen``: the callout deletes nothing, because a release was under way.
+    ``kept``: the process that keeps the records in order runs.
+    ``neighbours``: the other services that share the nfsd; ``untold``: those of them whose clients have lost their
+    locks to a restart of nfsd and have not been sent a notice since.
+    ``per_address``: the kernel can give a single address its grace (the interface proposed in 2006).
     """
 
     owner: OwnerRecord | None
@@ -31,10 +35,30 @@ class Observed:
     in_grace: bool
     exported: frozenset[str]
     addresses: frozenset[Address]
+    told: bool = False
+    frozen: bool = False
+    kept: bool = False
+    attached: bool = False
+    neighbours: tuple[str, ...] = ()
+    untold: tuple[str, ...] = ()
+    listed: bool = False
+    per_address: bool = False
 
     def anything(self) -> bool:
         """Whether anything of the service is left on this node."""
-        return bool(self.mounted or self.isolated or self.traces)
+        return bool(
+            self.mounted
+            or self.isolated
+            or self.traces
+            or self.attached
+            or self.exported
+            or self.addresses
+            or self.kept
+        )
+
+    def superseded(self, node: str) -> bool:
+        """Whether another node has owned the service since ``node``, this one, mounted what it still has mounted."""
+        return bool(self.mounted) and self.owner is not None and self.owner.node != node
 
     def serves(self, service: Service) -> bool:
         """Whether all of it is up here."""
@@ -45,27 +69,3 @@ class Observed:
             and {str(export.path) for export in service.exports} <= self.exported
             and {address.ip for address in service.addresses} <= self.addresses
         )
-
-
-def observe(service: Service, node: str, registry: Registry) -> Observed:
-    """Look at everything; raises Refused when the registry cannot be read."""
-    namespaces = Namespaces(service.name)
-    owner = registry.read(service.name)
-    owned = (
-        owner is not None and owner.standing is Standing.SERVING and (owner.node, owner.boot_id) == (node, boot_id())
-    )
-    isolated = namespaces.exist() and namespaces.call(view.put_in_place_already)
-    inside = namespaces.call(_inside) if isolated else (0, False, frozenset())
-    up = frozenset(a.ip for a in service.addresses if isolated and addresses.is_up(namespaces, a.ip))
-    mounted = frozenset(p.uuid for p in service.partitions if partitions.is_mounted(p))
-    return Observed(owner, owned, mounted, isolated, namespaces.traces(), *inside, up)
-
-
-def _inside() -> tuple[int, bool, frozenset[str]]:
-    in_grace = lockd.in_grace() or not _v4_grace_over()
-    text = exports.ETAB.read_text(encoding="utf-8", errors="surrogateescape")
-    return nfsd.threads(), in_grace, frozenset(str(path) for path in exports.parse(text))
-
-
-def _v4_grace_over() -> bool:
-    return nfsd.threads() == 0 or nfsd.v4_grace_ended()

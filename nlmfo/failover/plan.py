@@ -5,14 +5,20 @@ The order of 2006 was A: address down, unexport, drop locks, umount; B: mount, s
 re-export. Two of those places lose locks on real kernels. A Linux client tries to reclaim each lock exactly once per
 SM_NOTIFY, so everything has to answer before the notice goes out; and a clean stop of nfsd makes kernels >= 6.4 take
 every client off statd's list, so the records are frozen before it.
+
+Whatever a run that was killed left behind, the next plan starts from what is there and ends in the same two places:
+all of the service up and everybody told, or nothing of it left.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import groupby
+from pathlib import Path
 
-from nlmfo.config import Service
+from nlmfo.config import Isolation, Partition, Service
 from nlmfo.failover.observe import Observed
 
 
@@ -26,11 +32,13 @@ class Action(StrEnum):
     STOP_NFSD = "stop nfsd"
     VERIFY_UNLOCKED = "verify no lock is left"
     STOP_DAEMONS = "stop daemons"
+    DETACH = "detach from the node's callout"
     COLLECT = "collect records"
     UNISOLATE = "remove namespaces"
     UMOUNT = "unmount"
     DISOWN = "owner: released"
 
+    PROVE = "look for another server"
     CLAIM = "claim"
     MOUNT = "mount"
     RECORDS = "open records"
@@ -38,11 +46,45 @@ class Action(StrEnum):
     EXPORT = "export"
     START_DAEMONS = "start daemons"
     START_NFSD = "start nfsd in grace"
+    GRACE = "put the node's nfsd into grace"
     ADDRESS_UP = "address up"
     ANSWER = "everything answers"
     NOTIFY = "notify clients"
     RECLAIM = "await reclaims"
     KEEP = "keep records"
+    THAW = "thaw records"
+
+
+#: For the reader of a plan: what each action is good for.
+WHY: dict[Action, str] = {
+    Action.FREEZE: "a clean stop of nfsd makes statd forget its clients; their records have to outlive that",
+    Action.ADDRESS_DOWN: "no client may take a lock again that is about to be dropped",
+    Action.UNEXPORT: "the kernel's export caches keep the file system busy",
+    Action.UNLOCK: "locks keep the file system busy, and some kernels leave them behind when nfsd stops",
+    Action.STOP_NFSD: "what is left of locks and open files goes with it",
+    Action.VERIFY_UNLOCKED: "a lock that stays here while another node grants it is corruption",
+    Action.STOP_DAEMONS: "nothing may write records any more",
+    Action.DETACH: "the node's callout must not write below a mount point that is about to be empty",
+    Action.COLLECT: "records that are on this node only are brought to the shared storage",
+    Action.UNISOLATE: "a namespace that lives on keeps the file system mounted",
+    Action.UMOUNT: "the next node must find a clean file system that nobody else has mounted",
+    Action.DISOWN: "from here on another node may take over",
+    Action.PROVE: "evidence that somebody serves it wins over anybody's word",
+    Action.CLAIM: "one node can have this epoch, and no second",
+    Action.MOUNT: "",
+    Action.RECORDS: "everybody on record may hold a lock, and is owed a notice from now on",
+    Action.ISOLATE: "the service is an NFS server of its own: its grace and its locks are nobody else's",
+    Action.EXPORT: "a reclaim that finds no export is lost",
+    Action.START_DAEMONS: "lockd grants nothing while statd cannot put the client on record",
+    Action.START_NFSD: "grace is on before the first packet can arrive",
+    Action.GRACE: "only in grace are reclaims granted and other requests refused",
+    Action.ADDRESS_UP: "comes last, because clients talk to it at once",
+    Action.ANSWER: "a client tries each reclaim once: everything has to answer before it is told to",
+    Action.NOTIFY: "",
+    Action.RECLAIM: "",
+    Action.KEEP: "what the callout could not do is mended every few seconds",
+    Action.THAW: "an interrupted release had frozen them",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +98,8 @@ class Step:
         return f"{self.action}: {self.subject}" if self.subject else str(self.action)
 
 
+Plan = tuple[Step, ...]
+
 #: Each pair: wherever both occur in a plan, the first comes before the second. Breaking one of these loses a lock,
 #: serves a file system twice, or ends in a busy unmount.
 ORDER: tuple[tuple[Action, Action], ...] = (
@@ -64,11 +108,16 @@ ORDER: tuple[tuple[Action, Action], ...] = (
     (Action.ADDRESS_DOWN, Action.UNEXPORT),
     (Action.ADDRESS_DOWN, Action.UNLOCK),
     (Action.ADDRESS_DOWN, Action.STOP_NFSD),
+    (Action.UNEXPORT, Action.UMOUNT),
     (Action.UNLOCK, Action.STOP_NFSD),
+    (Action.UNLOCK, Action.VERIFY_UNLOCKED),
     (Action.STOP_NFSD, Action.VERIFY_UNLOCKED),
     (Action.STOP_NFSD, Action.STOP_DAEMONS),
     (Action.VERIFY_UNLOCKED, Action.UMOUNT),
     (Action.STOP_DAEMONS, Action.COLLECT),
+    (Action.DETACH, Action.COLLECT),
+    (Action.STOP_DAEMONS, Action.UMOUNT),
+    (Action.DETACH, Action.UMOUNT),
     (Action.COLLECT, Action.UNISOLATE),
     (Action.COLLECT, Action.UMOUNT),
     (Action.STOP_DAEMONS, Action.UNISOLATE),
@@ -76,6 +125,7 @@ ORDER: tuple[tuple[Action, Action], ...] = (
     (Action.ADDRESS_DOWN, Action.DISOWN),
     (Action.UNISOLATE, Action.DISOWN),
     (Action.UMOUNT, Action.DISOWN),
+    (Action.PROVE, Action.CLAIM),
     (Action.CLAIM, Action.MOUNT),
     (Action.MOUNT, Action.RECORDS),
     (Action.MOUNT, Action.EXPORT),
@@ -84,61 +134,156 @@ ORDER: tuple[tuple[Action, Action], ...] = (
     (Action.EXPORT, Action.ADDRESS_UP),
     (Action.START_DAEMONS, Action.START_NFSD),
     (Action.START_NFSD, Action.ADDRESS_UP),
+    (Action.RECORDS, Action.GRACE),
+    (Action.EXPORT, Action.GRACE),
+    (Action.GRACE, Action.ADDRESS_UP),
     (Action.ADDRESS_UP, Action.ANSWER),
     (Action.ANSWER, Action.NOTIFY),
+    (Action.GRACE, Action.NOTIFY),
     (Action.NOTIFY, Action.RECLAIM),
     (Action.RECLAIM, Action.KEEP),
 )
+#: Actions that go side by side on objects that do not lie in one another.
+SIDE_BY_SIDE = frozenset({Action.MOUNT, Action.UNLOCK, Action.VERIFY_UNLOCKED, Action.UMOUNT})
 
 
-def takeover(service: Service) -> tuple[Step, ...]:
-    """The steps that bring a service up on a node where nothing of it is left and nobody else serves it."""
-    addresses = ", ".join(str(address) for address in service.addresses)
-    return _checked(
-        Step(Action.CLAIM, service.name),
-        *(Step(Action.MOUNT, str(partition.mountpoint)) for partition in service.mount_order),
-        Step(Action.RECORDS, str(service.state)),
-        Step(Action.ISOLATE, service.interface),
-        Step(Action.EXPORT, ", ".join(str(export.path) for export in service.exports)),
-        Step(Action.START_DAEMONS, "rpcbind, statd, mountd, nfsdcld"),
-        Step(Action.START_NFSD, f"{service.threads} threads"),
-        Step(Action.ADDRESS_UP, addresses),
-        Step(Action.ANSWER, addresses),
-        Step(Action.NOTIFY, ""),
-        Step(Action.RECLAIM, ""),
-        Step(Action.KEEP, str(service.state)),
-    )
+def takeover(service: Service, seen: Observed) -> tuple[Plan, Plan]:
+    """What brings a service up on a node that may serve it: what goes first of a run that did not end, and the rest.
+
+    Both are empty when the service is up and everybody was told.
+    """
+    if seen.serves(service) and (seen.in_grace or (seen.told and not seen.untold)):
+        return (), _checked(*_to_finish(service, seen))
+    # Whoever owns it goes on owning it: between a release and a claim another node could come.
+    return release(service, replace(seen, owned=False, listed=False)), _checked(*_to_begin(service, seen))
 
 
-def release(service: Service, observed: Observed) -> tuple[Step, ...]:
+def release(service: Service, seen: Observed) -> Plan:
     """The steps that take down whatever is there of a service, be it all of it or the rest of a failed run."""
-    mounted = [partition for partition in reversed(service.mount_order) if partition.uuid in observed.mounted]
-    steps: list[Step] = []
-    if observed.isolated:
-        steps += [
-            Step(Action.FREEZE, str(service.state)),
-            Step(Action.ADDRESS_DOWN, ", ".join(str(address) for address in service.addresses)),
-            Step(Action.UNEXPORT, ", ".join(str(export.path) for export in service.exports)),
-        ]
-        if observed.threads:
-            steps += [Step(Action.UNLOCK, str(partition.mountpoint)) for partition in mounted]
-            steps += [Step(Action.STOP_NFSD, f"{observed.threads} threads")]
-    steps += [Step(Action.VERIFY_UNLOCKED, str(partition.mountpoint)) for partition in mounted]
-    if observed.isolated:
-        steps += [Step(Action.STOP_DAEMONS, ""), Step(Action.COLLECT, str(service.state))]
-    if observed.isolated or observed.traces:
-        steps += [Step(Action.UNISOLATE, "")]
-    steps += [Step(Action.UMOUNT, str(partition.mountpoint)) for partition in mounted]
-    if observed.owned:
-        steps += [Step(Action.DISOWN, service.name)]
-    return _checked(*steps)
+    if service.isolation is Isolation.HOST:
+        return _checked(*_off_the_node(service, seen))
+    return _checked(*_out_of_namespaces(service, seen))
+
+
+def amends(seen: Observed) -> Plan:
+    """What the other services on this node are owed after a restart of their nfsd that was cut off (host isolation)."""
+    if not seen.neighbours or (seen.threads and not seen.untold):
+        return ()
+    others = ", ".join(seen.neighbours)
+    grace = [] if seen.threads and seen.in_grace else [Step(Action.GRACE, _whom(seen))]
+    return _checked(*grace, Step(Action.NOTIFY, others), Step(Action.RECLAIM, others))
+
+
+def _to_begin(service: Service, seen: Observed) -> Iterator[Step]:
+    addresses, exports = _addresses(service), _exports(service)
+    yield Step(Action.PROVE, addresses)
+    yield Step(Action.CLAIM, service.name)
+    for partition in service.mount_order:
+        yield Step(Action.MOUNT, str(partition.mountpoint))
+    yield Step(Action.RECORDS, str(service.state))
+    if service.isolation is Isolation.HOST:
+        yield Step(Action.EXPORT, exports)
+        yield Step(Action.GRACE, _whom(seen))
+    else:
+        yield Step(Action.ISOLATE, service.interface)
+        yield Step(Action.EXPORT, exports)
+        yield Step(Action.START_DAEMONS, "rpcbind, statd, mountd, nfsdcld")
+        yield Step(Action.START_NFSD, f"{service.threads} threads")
+    yield Step(Action.ADDRESS_UP, addresses)
+    yield Step(Action.ANSWER, addresses)
+    yield from _to_tell(service, seen)
+    yield Step(Action.KEEP, str(service.state))
+
+
+def _to_finish(service: Service, seen: Observed) -> Iterator[Step]:
+    """What a takeover that was killed late still owes: nobody may find out by himself that his locks are gone."""
+    if seen.frozen:
+        yield Step(Action.THAW, str(service.state))
+    if not seen.told or seen.untold:
+        yield Step(Action.ANSWER, _addresses(service))
+        yield from _to_tell(service, seen)
+    if not seen.kept:
+        yield Step(Action.KEEP, str(service.state))
+
+
+def _to_tell(service: Service, seen: Observed) -> Iterator[Step]:
+    others = () if seen.per_address else seen.neighbours
+    whom = ", ".join((service.name, *others))
+    yield Step(Action.NOTIFY, whom)
+    yield Step(Action.RECLAIM, whom)
+
+
+def _out_of_namespaces(service: Service, seen: Observed) -> Iterator[Step]:
+    mounted = _mounted(service, seen)
+    if seen.isolated:
+        yield Step(Action.FREEZE, str(service.state))
+        yield Step(Action.ADDRESS_DOWN, _addresses(service))
+        yield Step(Action.UNEXPORT, _exports(service))
+        if seen.threads:
+            yield from _each(Action.UNLOCK, mounted)
+            yield Step(Action.STOP_NFSD, f"{seen.threads} threads")
+    yield from _each(Action.VERIFY_UNLOCKED, mounted)
+    if seen.isolated:
+        yield Step(Action.STOP_DAEMONS, "")
+        yield Step(Action.COLLECT, str(service.state))
+    if seen.isolated or seen.traces:
+        yield Step(Action.UNISOLATE, "")
+    yield from _each(Action.UMOUNT, mounted)
+    if seen.owned or seen.listed:
+        yield Step(Action.DISOWN, service.name)
+
+
+def _off_the_node(service: Service, seen: Observed) -> Iterator[Step]:
+    mounted = _mounted(service, seen)
+    if seen.attached:
+        yield Step(Action.FREEZE, str(service.state))
+    if seen.addresses:
+        yield Step(Action.ADDRESS_DOWN, _addresses(service))
+    if seen.attached or seen.exported or seen.traces:
+        yield Step(Action.UNEXPORT, _exports(service))
+    if seen.threads:
+        yield from _each(Action.UNLOCK, mounted)
+    yield from _each(Action.VERIFY_UNLOCKED, mounted)
+    if seen.kept:
+        yield Step(Action.STOP_DAEMONS, "nlmfo keep")
+    if seen.attached:
+        yield Step(Action.DETACH, service.name)
+        yield Step(Action.COLLECT, str(service.state))
+    yield from _each(Action.UMOUNT, mounted)
+    if seen.owned or seen.listed:
+        yield Step(Action.DISOWN, service.name)
+
+
+def waves(steps: Iterable[Step]) -> tuple[Plan, ...]:
+    """The steps in order, those that may go side by side together."""
+    found: list[Plan] = []
+    for action, group in groupby(steps, key=lambda step: step.action):
+        if action in SIDE_BY_SIDE:
+            found += _apart(group)
+        else:
+            found += [(step,) for step in group]
+    return tuple(found)
+
+
+def _apart(steps: Iterable[Step]) -> list[Plan]:
+    """Split where a step's mount point lies in, or holds, one that comes before it."""
+    found: list[list[Step]] = [[]]
+    for step in steps:
+        if any(_nested(step.subject, other.subject) for other in found[-1]):
+            found.append([])
+        found[-1].append(step)
+    return [tuple(group) for group in found]
+
+
+def _nested(one: str, other: str) -> bool:
+    return Path(one).is_relative_to(other) or Path(other).is_relative_to(one)
 
 
 class InvalidPlan(AssertionError):
     """A plan in which something happens too early: a mistake in this module, never carried out."""
 
 
-def check(steps: tuple[Step, ...]) -> None:
+def check(steps: Plan) -> None:
     """Raise InvalidPlan when any prefix of the plan has a step whose prerequisite comes after it."""
     for position, step in enumerate(steps):
         later = {other.action for other in steps[position + 1 :]}
@@ -147,6 +292,31 @@ def check(steps: tuple[Step, ...]) -> None:
                 raise InvalidPlan(f"'{second}' is planned before '{first}'")
 
 
-def _checked(*steps: Step) -> tuple[Step, ...]:
+def _checked(*steps: Step) -> Plan:
     check(steps)
     return steps
+
+
+def _mounted(service: Service, seen: Observed) -> list[Partition]:
+    return [partition for partition in reversed(service.mount_order) if partition.uuid in seen.mounted]
+
+
+def _each(action: Action, partitions: Iterable[Partition]) -> Iterator[Step]:
+    return (Step(action, str(partition.mountpoint)) for partition in partitions)
+
+
+def _addresses(service: Service) -> str:
+    return ", ".join(str(address) for address in service.addresses)
+
+
+def _exports(service: Service) -> str:
+    return ", ".join(str(export.path) for export in service.exports)
+
+
+def _whom(seen: Observed) -> str:
+    """Whose locks a step puts at stake: said beforehand, in the plan."""
+    if seen.per_address:
+        return "of this service's addresses only"
+    if not seen.neighbours:
+        return "node-wide; no other service is served here"
+    return f"node-wide: the clients of {', '.join(seen.neighbours)} lose their locks too, are told, and reclaim"

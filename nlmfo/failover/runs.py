@@ -1,26 +1,55 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A whole takeover or release: observe, prove, plan, execute, and take down again what could not be brought up."""
+"""A whole takeover or release: look, prove, plan, execute, and take down again what could not be brought up.
+
+A run that is killed is picked up by the next command, whichever it is: ``resume`` goes on with what the journal says
+was wanted, ``abort`` goes back. Both look again and plan anew; the journal only tells them which way.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import os
-import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-from nlmfo.config import Config, Service
-from nlmfo.errors import Incomplete, NlmfoError, NotOwned
-from nlmfo.failover import plan
-from nlmfo.failover.actions import Actions
-from nlmfo.failover.engine import execute
-from nlmfo.failover.events import CleaningUp, Proved, RollingBack, Sink
-from nlmfo.failover.observe import Observed, observe
+from nlmfo.config import Config, Isolation, Service
+from nlmfo.deadline import Deadline, poll_until
+from nlmfo.errors import Incomplete, NlmfoError, NotOwned, Refused
+from nlmfo.failover import journal, plan
+from nlmfo.failover.actions import Actions, Standpoint
+from nlmfo.failover.engine import execute, uninterrupted
+from nlmfo.failover.events import (
+    Begun,
+    CleaningUp,
+    Ended,
+    Outcome,
+    Planned,
+    Proved,
+    RollingBack,
+    Sink,
+    Verb,
+)
+from nlmfo.failover.host import HostActions, no_way_into_grace
+from nlmfo.failover.journal import RUNS, Journal
+from nlmfo.failover.look import look
+from nlmfo.failover.netns import NetnsActions
+from nlmfo.failover.observe import Observed
+from nlmfo.failover.plan import Action, Plan
+from nlmfo.host import node_server, own_mounts
 from nlmfo.host.namespaces import RUN
-from nlmfo.ownership import proof
-from nlmfo.ownership.proof import Word
+from nlmfo.ownership import fence, proof
+from nlmfo.ownership.proof import Proof, Word
 from nlmfo.ownership.record import boot_id
 from nlmfo.ownership.registry import DirectoryRegistry, NoRegistry, Registry
+
+#: Seconds to wait for another service's run: in host isolation it may restart the nfsd of all.
+TURN = 300.0
+#: What the fence hook prints.
+FENCE_LOG = Path("/var/log/nlmfo-fence.log")
+#: Refusals that mean that somebody else may serve after all: nobody must be told that the service was released here.
+EVIDENCE = frozenset({"mmp-in-use", "fsck-running", "newer-copy", "wrong-node", "wrong-state", "owner-unreadable"})
 
 
 def registry_of(config: Config) -> Registry:
@@ -28,86 +57,287 @@ def registry_of(config: Config) -> Registry:
     return NoRegistry(RUN) if config.registry is None else DirectoryRegistry(config.registry)
 
 
+def hands_of(config: Config, service: Service, registry: Registry, standpoint: Standpoint, sink: Sink) -> Actions:
+    """The hands for the service's isolation."""
+    kind = HostActions if service.isolation is Isolation.HOST else NetnsActions
+    return kind(config, service, registry, standpoint, sink)
+
+
 def takeover(config: Config, service: Service, word: Word, sink: Sink) -> bool:
-    """Serve ``service`` on this node; False when it was served here already.
+    """Serve ``service`` on this node; False when it was served here already, whole, and everybody told.
 
     Raises Refused when another node may be serving it, before anything is changed. When a step fails, what was
     begun is taken down and the owner record says so: another node may try. Incomplete when even that failed.
     """
     with _only_run(service):
-        registry = registry_of(config)
-        seen = observe(service, config.node, registry)
-        actions = Actions(config, service, registry, sink)
-        if seen.serves(service):
-            actions.thaw()  # in case a release was killed before it changed anything else
-            return False
-        found = proof.of_absence(
-            service.name, seen.owner, config.node, boot_id(), word, has_registry=config.registry is not None
-        )
-        sink(Proved(service.name, found.reason, found.epoch))
-        actions.proof = found
-        actions.known_state = 0 if seen.owner is None else seen.owner.state
-        if seen.anything():
-            sink(CleaningUp(service.name))
-            execute(plan.release(service, seen), actions, sink)
-        try:
-            execute(plan.takeover(service), actions, sink)
-        except BaseException:  # also when interrupted: nothing may stay half-served
-            with _uninterrupted():
-                sink(RollingBack(service.name))
-                _take_down(config, service, registry, actions, sink)
-            raise
-        return True
+        return _takeover(config, service, word, sink)
 
 
 def release(config: Config, service: Service, sink: Sink) -> None:
-    """Let go of ``service`` on this node; NotOwned when there is nothing of it here."""
+    """Let go of ``service`` on this node; NotOwned when there is nothing of it here.
+
+    Raises Incomplete when a step fails: what is done stays done, and ``resume`` goes on from there.
+    """
     with _only_run(service):
-        registry = registry_of(config)
-        seen = observe(service, config.node, registry)
-        if not seen.anything() and not seen.owned:
-            raise NotOwned(f"service '{service.name}' is not served here{_by_whom(seen)}")
-        execute(plan.release(service, seen), Actions(config, service, registry, sink), sink)
+        _release(config, service, Verb.RELEASE, sink)
 
 
-def _take_down(config: Config, service: Service, registry: Registry, actions: Actions, sink: Sink) -> None:
+def fence_node(config: Config, node: str) -> Word:
+    """Have the hook of the configuration fence a node; the word that follows from it. Raises Refused."""
+    if not config.fence:
+        raise NlmfoError(
+            f"there is no fence hook to fence {node} with",
+            hint='set [cluster] fence = ["/path/to/command", "{node}"], or say --fenced if it is down for certain',
+        )
+    fence.fence(config.fence, node, deadline=config.fence_deadline, log=FENCE_LOG)
+    return Word(fenced=node)
+
+
+def resume(config: Config, service: Service, word: Word, sink: Sink) -> bool:
+    """Go on with the last run for ``service`` on this node if it did not end well; False when it did."""
+    with _only_run(service):
+        past = journal.newest(RUNS, service.name)
+        if past is None or past.finished:
+            return False
+        if past.verb is Verb.TAKEOVER:
+            _takeover(config, service, word, sink)
+        else:
+            _let_go(config, service, past.verb, sink)
+        return True
+
+
+def abort(config: Config, service: Service, sink: Sink) -> Outcome:
+    """Go back to a safe state after a run that did not end well: SERVED or RELEASED.
+
+    A release that has taken nothing down yet is called off; everything else ends in nothing being left here.
+    """
+    with _only_run(service):
+        past = journal.newest(RUNS, service.name)
+        if past is None or past.finished:
+            raise NlmfoError(
+                f"service '{service.name}': no run on this node is unfinished",
+                hint=f"'nlmfo release {service.name}' lets go of it",
+            )
+        if past.verb is Verb.RELEASE and look(config, service, registry_of(config)).serves(service):
+            _takeover(config, service, Word(), sink)
+            return Outcome.SERVED
+        _let_go(config, service, Verb.ABORT, sink)
+        return Outcome.RELEASED
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What a command would do now. ``refused``: why it would not; ``first``: what is cleaned up beforehand."""
+
+    verb: Verb
+    first: Plan
+    steps: Plan
+    proof: Proof | None = None
+    refused: Refused | None = None
+
+
+def outlook(config: Config, service: Service, verb: Verb, word: Word) -> Outlook:
+    """Plan and change nothing. NotOwned when there would be nothing to release."""
+    registry = registry_of(config)
+    seen = look(config, service, registry)
+    if seen.superseded(config.node):
+        return Outlook(verb, (), (), refused=superseded(config.node, service, seen))
+    if verb is not Verb.TAKEOVER:
+        _refuse_if_nothing(service, seen)
+        return Outlook(verb, (), (*plan.release(service, seen), *plan.amends(seen)))
+    first, steps = plan.takeover(service, seen)
     try:
-        execute(plan.release(service, observe(service, config.node, registry)), actions, sink)
-    except Exception as error:  # whatever it is, what is left must not go unsaid
+        found = _prove(config, service, seen, word) if _claims(steps) else None
+        _refuse_if_unfit(config, service, seen, word, steps)
+    except Refused as refused:
+        return Outlook(verb, first, steps, refused=refused)
+    return Outlook(verb, first, steps, proof=found)
+
+
+def _takeover(config: Config, service: Service, word: Word, sink: Sink) -> bool:
+    registry = registry_of(config)
+    seen = look(config, service, registry)
+    _refuse_if_superseded(config, service, seen)
+    first, steps = plan.takeover(service, seen)
+    if not first and not steps:
+        _close_earlier(config, service, seen, Outcome.SERVED, sink)
+        return False
+    found = _prove(config, service, seen, word) if _claims(steps) else None
+    _refuse_if_unfit(config, service, seen, word, steps)
+    standpoint = Standpoint(word, found, 0 if seen.owner is None else seen.owner.state)
+    with _journal(config, service, Verb.TAKEOVER, seen, sink, word) as log:
+        if found is not None:
+            log(Proved(service.name, found.reason, found.epoch))
+        hands = hands_of(config, service, registry, standpoint, log)
+        log(Planned((*first, *steps)))
+        if first:
+            log(CleaningUp(service.name))
+            execute(first, hands, log)
+        try:
+            execute(steps, hands, log)
+        except BaseException as error:  # also when interrupted: nothing may stay half-served
+            if found is None:
+                raise _left(service, error) from error
+            with uninterrupted():  # nor by a second Ctrl-C
+                _take_down(config, service, registry, hands, error, log)
+            raise
+        log(Ended(Outcome.SERVED))
+    return True
+
+
+def _release(config: Config, service: Service, verb: Verb, sink: Sink) -> None:
+    registry = registry_of(config)
+    seen = look(config, service, registry)
+    _refuse_if_nothing(service, seen)
+    _refuse_if_superseded(config, service, seen)
+    with _journal(config, service, verb, seen, sink, Word()) as log:
+        hands = hands_of(config, service, registry, Standpoint(), log)
+        steps = (*plan.release(service, seen), *plan.amends(seen))
+        log(Planned(steps))
+        try:
+            execute(steps, hands, log)
+        except (NlmfoError, KeyboardInterrupt) as error:
+            raise _left(service, error) from error
+        log(Ended(Outcome.RELEASED))
+
+
+def _let_go(config: Config, service: Service, verb: Verb, sink: Sink) -> None:
+    """Release what is left, if anything is."""
+    try:
+        _release(config, service, verb, sink)
+    except NotOwned:
+        _close_earlier(config, service, look(config, service, registry_of(config)), Outcome.RELEASED, sink)
+
+
+def _take_down(
+    config: Config, service: Service, registry: Registry, hands: Actions, error: BaseException, sink: Sink
+) -> None:
+    try:
+        seen = replace(look(config, service, registry), listed=False)
+        if _is_evidence(error):
+            seen = replace(seen, owned=False)
+        back = (*plan.release(service, seen), *plan.amends(seen))
+        if back:
+            sink(RollingBack(service.name))
+        execute(back, hands, sink)
+    except Exception as trouble:  # whatever it is, what is left must not go unsaid
         raise Incomplete(
-            f"service '{service.name}': the takeover failed, and so did taking it down again: {error}",
-            hint=f"fence {config.node}, or mend the cause and run 'nlmfo release {service.name}' here; until then "
+            f"service '{service.name}': the takeover failed ({error}), and so did taking it down again: {trouble}",
+            hint=f"fence {config.node}, or mend the cause and run 'nlmfo abort {service.name}' here; until then "
             "no other node may take over",
-        ) from error
+        ) from trouble
+    sink(Ended(Outcome.TAKEN_DOWN if back else Outcome.UNTOUCHED, str(error)))
 
 
-def _by_whom(seen: Observed) -> str:
-    return f": {seen.owner.node} has it ({seen.owner.standing})" if seen.owner else ""
+def _left(service: Service, error: BaseException) -> BaseException:
+    """What a run ends with that leaves something behind."""
+    then = f"'nlmfo resume {service.name}' goes on from here, 'nlmfo abort {service.name}' goes back"
+    if isinstance(error, KeyboardInterrupt):
+        return Incomplete("interrupted: something is left here", hint=then)
+    if not isinstance(error, NlmfoError):
+        return error
+    return Incomplete(error.text, hint=f"{error.hint}; then {then}" if error.hint else then)
+
+
+def _is_evidence(error: BaseException) -> bool:
+    cause = error.__cause__
+    return isinstance(cause, Refused) and cause.code in EVIDENCE
+
+
+def _claims(steps: Plan) -> bool:
+    return any(step.action is Action.CLAIM for step in steps)
+
+
+def _prove(config: Config, service: Service, seen: Observed, word: Word) -> Proof:
+    return proof.of_absence(
+        service.name,
+        seen.owner,
+        config.node,
+        boot_id(),
+        word,
+        has_registry=config.registry is not None,
+        holds=bool(seen.mounted),
+    )
+
+
+def _refuse_if_unfit(config: Config, service: Service, seen: Observed, word: Word, steps: Plan) -> None:
+    """Host isolation relies on the node's own NFS server: what would lose a lock there is refused beforehand."""
+    if service.isolation is not Isolation.HOST or not any(step.action is Action.GRACE for step in steps):
+        return
+    if not seen.per_address and not config.restart_nfsd:
+        raise no_way_into_grace(service)
+    node_server.refuse_if_unfit(node_server.unfit(own_mounts.v3_clients(), service.versions), word.forced)
+
+
+def _refuse_if_superseded(config: Config, service: Service, seen: Observed) -> None:
+    """What was mounted here while another node had it must not be written to any more, and an unmount writes."""
+    if seen.superseded(config.node):
+        raise superseded(config.node, service, seen)
+
+
+def superseded(node: str, service: Service, seen: Observed) -> Refused:
+    by = seen.owner.node if seen.owner else ""
+    return Refused(
+        "superseded",
+        f"service '{service.name}': {by} has taken it over, and its partitions are still mounted on {node}: "
+        "whatever is written here now destroys them, and unmounting writes",
+        hint=f"restart {node} without writing anything back: 'echo b > /proc/sysrq-trigger'; then have the "
+        f"file systems checked on {by}",
+    )
+
+
+def _refuse_if_nothing(service: Service, seen: Observed) -> None:
+    if not (seen.anything() or seen.owned or seen.listed):
+        by = f": {seen.owner.node} has it ({seen.owner.standing})" if seen.owner else ""
+        raise NotOwned(f"service '{service.name}' is not served here{by}")
 
 
 @contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """What takes a half-served service down is not stopped by a second Ctrl-C; every step has its deadline."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+def _journal(config: Config, service: Service, verb: Verb, seen: Observed, sink: Sink, word: Word) -> Iterator[Sink]:
+    """The journal of a run, which says how the run ended also when that was badly."""
+    state = service.state_partition
+    log = Journal(service, sink, attached=service.state.is_dir() and (state is None or state.uuid in seen.mounted))
     try:
-        yield
+        log(Begun(verb, service.name, config.node, boot_id(), word.fenced, word.released_by))
+        yield log
+    except BaseException as error:
+        if not log.ended:
+            log(Ended(Outcome.INCOMPLETE, str(error) or type(error).__name__))
+        raise
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        log.close()
+
+
+def _close_earlier(config: Config, service: Service, seen: Observed, outcome: Outcome, sink: Sink) -> None:
+    """Nothing is left to do: a run that was cut off before has come to its end."""
+    past = journal.newest(RUNS, service.name)
+    if past is not None and not past.finished:
+        with _journal(config, service, past.verb, seen, sink, Word()) as log:
+            log(Ended(outcome))
 
 
 @contextmanager
 def _only_run(service: Service) -> Iterator[None]:
-    """One run for a service at a time on this node."""
+    """One run for a service at a time on this node, and for all services that share its nfsd."""
     RUN.mkdir(mode=0o755, exist_ok=True)
-    descriptor = os.open(RUN / f"{service.name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with ExitStack() as held:
+        if not _lock(held, RUN / f"{service.name}.lock"):
             raise NlmfoError(
                 f"service '{service.name}': another nlmfo is at work on it on this node",
                 hint="wait for it to end",
-            ) from None
+            )
+        if service.isolation is Isolation.HOST:
+            what = "the run of another service that shares this node's nfsd"
+            poll_until(what, lambda: _lock(held, RUN / "host.lock"), Deadline(TURN), interval=0.1)
         yield
-    finally:
+
+
+def _lock(held: ExitStack, path: Path) -> bool:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         os.close(descriptor)
+        return False
+    held.callback(os.close, descriptor)
+    return True

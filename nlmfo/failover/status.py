@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from nlmfo.config import Config, Service
-from nlmfo.errors import Refused
-from nlmfo.failover.observe import observe
+from nlmfo.errors import NlmfoError
+from nlmfo.failover import journal
+from nlmfo.failover.journal import RUNS
+from nlmfo.failover.look import look
 from nlmfo.failover.runs import registry_of
 from nlmfo.host import view
 from nlmfo.host.namespaces import Namespaces
@@ -22,6 +25,9 @@ class ServiceStatus:
 
     ``waiting``: records that are on this node only, because the shared storage did not take them; ``stalled`` says
     why. ``refused``: clients that could not be put on record, because their names cannot be a file's.
+    ``untold``: clients of the server before this one have not been sent their notices. ``unfinished``: the run on this
+    node that has not come to its end, and how far it came. ``superseded``: another node owns it, and this one still
+    has it mounted.
     """
 
     service: str
@@ -32,25 +38,39 @@ class ServiceStatus:
     waiting: int = 0
     stalled: str | None = None
     refused: int = 0
+    untold: bool = False
+    unfinished: str | None = None
+    superseded: bool = False
 
 
 def of_service(config: Config, service: Service) -> ServiceStatus:
     """Look at one service; needs root when something of it is up here."""
     try:
-        seen = observe(service, config.node, registry_of(config))
-    except Refused as error:
+        seen = look(config, service, registry_of(config))
+    except NlmfoError as error:
         return ServiceStatus(service.name, None, "unknown", in_grace=False, problem=error.text)
     here: Literal["no", "partly", "serving"] = "no"
     if seen.serves(service):
         here = "serving"
     elif seen.anything() or seen.owned:
         here = "partly"
-    state = ServiceStatus(service.name, seen.owner, here, seen.in_grace, None)
-    return _with_spool(state, service) if seen.isolated else state
+    past = journal.newest(RUNS, service.name)
+    state = ServiceStatus(
+        service.name,
+        seen.owner,
+        here,
+        in_grace=here != "no" and seen.in_grace,
+        problem=None,
+        untold=here == "serving" and not seen.told,
+        superseded=seen.superseded(config.node),
+        unfinished=None if past is None or past.finished else f"{past.verb}, {past.last}".rstrip(", "),
+    )
+    if seen.isolated:
+        return _with_spool(state, service, view.on_node(Namespaces(service.name), view.SPOOL))
+    return _with_spool(state, service, view.SPOOL) if seen.attached else state
 
 
-def _with_spool(state: ServiceStatus, service: Service) -> ServiceStatus:
-    spool = view.on_node(Namespaces(service.name), view.SPOOL)
+def _with_spool(state: ServiceStatus, service: Service, spool: Path) -> ServiceStatus:
     found = [spool_status(spool, address.ip) for address in service.addresses]
     return replace(
         state,

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from nlmfo.errors import NlmfoError
 from nlmfo.host.namespaces import Namespaces
+from nlmfo.host.surroundings import Surroundings
 
 Address = IPv4Address | IPv6Address
 Interface = IPv4Interface | IPv6Interface
@@ -28,6 +29,7 @@ Interface = IPv4Interface | IPv6Interface
 LINK = "nlmfo0"
 IFA_F_NODAD = 0x02
 IPVLAN_MODE_L2 = 0
+NO_IPVLAN = "the kernel has no ipvlan ('modprobe ipvlan' loads it)"
 #: Clients and switches that miss the first announcement get another two.
 ANNOUNCEMENTS = 3
 SIOCGIFHWADDR = 0x8927
@@ -64,8 +66,8 @@ def create_link(namespaces: Namespaces, interface: str) -> None:
 
     net = os.open(namespaces.net, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        with IPRoute() as node, _explained(f"cannot make an ipvlan link on '{interface}'"):
-            index = _index(interface)
+        with IPRoute() as node, explained(f"cannot make an ipvlan link on '{interface}'", NO_IPVLAN):
+            index = index_of(interface)
             node.link("add", ifname=LINK, kind="ipvlan", link=index, ipvlan_mode=IPVLAN_MODE_L2, net_ns_fd=net)
     finally:
         os.close(net)
@@ -88,12 +90,12 @@ def bring_up(namespaces: Namespaces, interface: str, addresses: Iterable[Interfa
 
 def take_down(namespaces: Namespaces) -> None:
     """Remove the link with its addresses. Done when the link is gone; a link that is gone already is fine."""
-    namespaces.call(_remove_link)
+    namespaces.call(remove_link)
     if namespaces.call(link_exists):
         raise AddressError(f"link {LINK} of '{namespaces.service}' is still there after its removal")
 
 
-def is_up(namespaces: Namespaces, address: Address) -> bool:
+def is_up(namespaces: Surroundings, address: Address) -> bool:
     """Whether the address is one of the service's own, asked by binding to it."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     with namespaces.open_socket(family, socket.SOCK_DGRAM) as probe:
@@ -111,7 +113,8 @@ def link_exists() -> bool:
     return LINK in (name for _, name in socket.if_nameindex())
 
 
-def _index(interface: str) -> int:
+def index_of(interface: str) -> int:
+    """The interface's number in the caller's network namespace; AddressError when it is not there."""
     try:
         return socket.if_nametoindex(interface)
     except OSError:
@@ -127,7 +130,7 @@ def _routes(interface: str) -> tuple[Route, ...]:
 
     found = []
     with IPRoute() as node:
-        index = _index(interface)
+        index = index_of(interface)
         for family in (socket.AF_INET, socket.AF_INET6):
             for message in node.get_routes(family=family, table=254):
                 attributes = dict(message["attrs"])
@@ -150,15 +153,16 @@ def _configure(addresses: tuple[Interface, ...], routes: tuple[Route, ...]) -> N
         service.link("set", index=index, state="up")
         for address in addresses:
             more = {"flags": IFA_F_NODAD} if address.version == 6 else {}
-            with _explained(f"cannot give {LINK} the address {address}"):
+            with explained(f"cannot give {LINK} the address {address}"):
                 service.addr("add", index=index, address=str(address.ip), prefixlen=address.network.prefixlen, **more)
         for route in routes:
             # A gateway outside the service's own networks is no use to it.
-            with contextlib.suppress(_netlink_error()):
+            with contextlib.suppress(netlink_error()):
                 service.route("add", family=route.family, dst=route.destination, gateway=route.gateway, oif=index)
 
 
-def _remove_link() -> None:
+def remove_link() -> None:
+    """Remove the link of the calling process's network namespace, and the addresses with it."""
     from pyroute2 import IPRoute  # noqa: PLC0415
 
     if link_exists():
@@ -167,47 +171,51 @@ def _remove_link() -> None:
 
 
 @contextlib.contextmanager
-def _explained(what: str) -> Iterator[None]:
-    """The library's error is neither ours nor an OSError, and would pass for a mistake in nlmfo."""
+def explained(what: str, unsupported: str | None = None) -> Iterator[None]:
+    """The library's error is neither ours nor an OSError, and would pass for a mistake in nlmfo.
+
+    ``unsupported`` is the hint where the kernel does not know what it is asked for.
+    """
     try:
         yield
-    except _netlink_error() as error:
+    except netlink_error() as error:
         number, *_ = error.args
-        missing = "the kernel has no ipvlan ('modprobe ipvlan' loads it)" if number == errno.EOPNOTSUPP else None
-        raise AddressError(f"{what}: {os.strerror(number)}", hint=missing) from error
+        hint = unsupported if number == errno.EOPNOTSUPP else None
+        raise AddressError(f"{what}: {os.strerror(number)}", hint=hint) from error
 
 
-def _netlink_error() -> type[Exception]:
+def netlink_error() -> type[Exception]:
+    """The class of the library's errors; its first argument is the errno."""
     from pyroute2.netlink.exceptions import NetlinkError  # noqa: PLC0415
 
     return NetlinkError  # type: ignore[no-any-return]
 
 
-def announce(addresses: Iterable[Interface]) -> None:
-    """Tell the network, from inside the service's namespaces, where the addresses live now.
+def announce(addresses: Iterable[Interface], link: str = LINK) -> None:
+    """Tell the network on ``link`` of the caller's network namespace where the addresses live now.
 
     IPv4: gratuitous ARP, as request and as reply, because some switches learn only from one of them (RFC 5227 3).
     IPv6: an unsolicited neighbour advertisement with the override flag (RFC 4861 7.2.6).
     """
-    hardware = _hardware_address()
+    hardware = _hardware_address(link)
     for _ in range(ANNOUNCEMENTS):
         for address in addresses:
             if isinstance(address, IPv4Interface):
-                _gratuitous_arp(address.ip, hardware)
+                _gratuitous_arp(address.ip, hardware, link)
             else:
-                _neighbour_advertisement(address.ip, hardware)
+                _neighbour_advertisement(address.ip, hardware, link)
 
 
-def _hardware_address() -> bytes:
+def _hardware_address(link: str) -> bytes:
     """The link's, from netdevice(7): /sys shows the links of the namespace in which it was mounted."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        answer = fcntl.ioctl(any_socket, SIOCGIFHWADDR, struct.pack("16s24x", LINK.encode()))
+        answer = fcntl.ioctl(any_socket, SIOCGIFHWADDR, struct.pack("16s24x", link.encode()))
     return answer[18:24]
 
 
-def _gratuitous_arp(address: IPv4Address, hardware: bytes) -> None:
+def _gratuitous_arp(address: IPv4Address, hardware: bytes, link: str) -> None:
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
-        wire.bind((LINK, ETH_P_ARP))
+        wire.bind((link, ETH_P_ARP))
         for operation in (1, 2):
             wire.send(arp_frame(address, hardware, operation))
 
@@ -220,12 +228,12 @@ def arp_frame(address: IPv4Address, hardware: bytes, operation: int) -> bytes:
     return ethernet + header + hardware + address.packed + target + address.packed
 
 
-def _neighbour_advertisement(address: IPv6Address, hardware: bytes) -> None:
+def _neighbour_advertisement(address: IPv6Address, hardware: bytes, link: str) -> None:
     with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as wire:
         wire.bind((str(address), 0))
         wire.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
-        wire.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, socket.if_nametoindex(LINK))
-        wire.sendto(neighbour_advertisement(address, hardware), (ALL_NODES, 0, 0, socket.if_nametoindex(LINK)))
+        wire.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, socket.if_nametoindex(link))
+        wire.sendto(neighbour_advertisement(address, hardware), (ALL_NODES, 0, 0, socket.if_nametoindex(link)))
 
 
 def neighbour_advertisement(address: IPv6Address, hardware: bytes) -> bytes:

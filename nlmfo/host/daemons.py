@@ -15,7 +15,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address
@@ -23,12 +23,14 @@ from pathlib import Path
 
 from nlmfo.config import Service
 from nlmfo.deadline import Deadline, poll_until
-from nlmfo.errors import DeadlineExceeded, NlmfoError
+from nlmfo.errors import CommandFailed, DeadlineExceeded, NlmfoError
 from nlmfo.host import view
 from nlmfo.host.addresses import Address
 from nlmfo.host.namespaces import Namespaces
-from nlmfo.kernel import lockd, nfsd
+from nlmfo.host.surroundings import Surroundings
+from nlmfo.kernel import lockd, nfsd, nfsd_settings
 from nlmfo.notify import NotServing, null_call
+from nlmfo.plain import plain
 from nlmfo.run import run, spawn
 
 #: Seconds for a daemon to answer, and for one question to it.
@@ -40,6 +42,10 @@ STOP_EACH = 1.0
 #: Seconds for daemons to end after SIGTERM, before SIGKILL.
 POLITE = 3.0
 LOOPBACK = IPv4Address("127.0.0.1")
+#: In the directory that a service has on the node: the process id of ``nlmfo keep``.
+KEEPER = "keep.pid"
+#: Bytes of a daemon's log that are read for its last words, when it ended at once.
+SAID = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,16 @@ class Program:
     name: str
     number: int
     version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A daemon that was started; what it says of this run is in ``log``, from byte ``since`` on."""
+
+    name: str
+    pid: int
+    log: Path
+    since: int
 
 
 RPCBIND = Program("rpcbind", 100000, 2)
@@ -65,32 +81,74 @@ def programs(service: Service) -> tuple[Program, ...]:
 
 def start(namespaces: Namespaces, service: Service) -> None:
     """Start rpcbind, then statd, mountd and nfsdcld side by side; return when each of them serves."""
-    _spawn(namespaces, "rpcbind", "rpcbind", "-f")
-    _await(namespaces, (RPCBIND,), LOOPBACK)
+    rpcbind = _spawn(namespaces, "rpcbind", "rpcbind", "-f")
+    _await(namespaces, {RPCBIND: rpcbind}, LOOPBACK)
     tracking = service.state / "nfsdcld"
     tracking.mkdir(mode=0o700, exist_ok=True)
     off = [word for version in unwanted(service) for word in ("--no-nfs-version", version)]
-    statd = ("--foreground", "--no-notify", "--state-directory-path", str(view.STATD_DIRECTORY))
-    _spawn(namespaces, "rpc.statd", "rpc.statd", *statd, "--ha-callout", view.CALLOUT)
-    _spawn(namespaces, "rpc.mountd", "rpc.mountd", "--foreground", "--ha-callout", view.CALLOUT, *off)
+    quiet = ("--foreground", "--no-notify", "--state-directory-path", str(view.STATD_DIRECTORY))
+    statd = _spawn(namespaces, "rpc.statd", "rpc.statd", *quiet, "--ha-callout", view.CALLOUT)
+    mountd = _spawn(namespaces, "rpc.mountd", "rpc.mountd", "--foreground", "--ha-callout", view.CALLOUT, *off)
     nfsdcld = _spawn(namespaces, "nfsdcld", "nfsdcld", "--foreground", "-p", view.PIPEFS, "-s", tracking)
-    _await(namespaces, (NSM, MOUNT), LOOPBACK)
+    _await(namespaces, {NSM: statd, MOUNT: mountd}, LOOPBACK)
     poll_until("nfsdcld to watch for the kernel", lambda: _watches(nfsdcld), Deadline(START))
 
 
-def start_keeper(namespaces: Namespaces, configuration: Path) -> None:
-    """Start ``nlmfo keep`` (see nlmfo.failover.keeper), which ends with the service's other processes."""
+def start_keeper(place: Surroundings, configuration: Path) -> None:
+    """Start ``nlmfo keep`` (see nlmfo.failover.keeper) unless it runs."""
+    if keeper_runs(place):
+        return
     nlmfo = (sys.executable, "-m", "nlmfo", "--config", configuration)
-    _spawn(namespaces, "nlmfo-keep", *nlmfo, "keep", namespaces.service)
+    keeper = _spawn(place, "nlmfo-keep", *nlmfo, "keep", place.service)
+    (place.directory / KEEPER).write_text(f"{keeper.pid}\n", encoding="ascii")
+
+
+def keeper_runs(place: Surroundings) -> bool:
+    return _keeper(place) is not None
+
+
+def stop_keeper(place: Surroundings) -> None:
+    """End ``nlmfo keep``, and see it gone."""
+    for number, seconds in ((signal.SIGTERM, POLITE), (signal.SIGKILL, START)):
+        pid = _keeper(place)
+        if pid is None:
+            return
+        _signal(pid, number)
+        with contextlib.suppress(DeadlineExceeded):
+            poll_until("nlmfo keep to end", lambda: not keeper_runs(place), Deadline(seconds))
+            return
+    raise DeadlineExceeded(f"service '{place.service}': the end of nlmfo keep", POLITE + START)
+
+
+def _keeper(place: Surroundings) -> int | None:
+    """Its process id, if the process that has the number is the one that was started under it."""
+    try:
+        pid = int((place.directory / KEEPER).read_text(encoding="ascii"))
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except (OSError, ValueError):
+        return None
+    return pid if words[-3:-1] == [b"keep", place.service.encode()] else None
 
 
 def start_nfsd(namespaces: Namespaces, service: Service) -> None:
     """Start the kernel's nfsd and lockd in the service's namespaces, and read back that both are in grace."""
     off = [word for version in unwanted_by_nfsd(service) for word in ("--no-nfs-version", version)]
     grace = ["--grace-time", str(service.grace), "--lease-time", str(service.grace)] if service.grace else []
-    run(namespaces.command("rpc.nfsd", *off, *grace, "--", str(service.threads)), deadline=START)
+    try:
+        run(namespaces.command("rpc.nfsd", *off, *grace, "--", str(service.threads)), deadline=START)
+    except CommandFailed as error:
+        raise NlmfoError(
+            f"service '{service.name}': nfsd does not start: {error}",
+            hint="'dmesg' on this node may say more; 'nlmfo check' tells what its kernel has",
+        ) from error
     if namespaces.call(nfsd.threads) != service.threads:
         raise NlmfoError(f"service '{service.name}': rpc.nfsd reported success, but its threads do not run")
+    missing = set(service.versions) - namespaces.call(nfsd_settings.versions).on
+    if missing:
+        raise NlmfoError(
+            f"service '{service.name}': this kernel's nfsd does not serve NFS version {', '.join(sorted(missing))}",
+            hint="take it out of 'versions' in the service's file, or run a kernel that has it on every node",
+        )
     if not namespaces.call(lockd.in_grace):
         raise NlmfoError(
             f"service '{service.name}': nfsd started, but lockd is not in grace: reclaims would be refused",
@@ -136,20 +194,16 @@ def stop(namespaces: Namespaces) -> None:
             return
 
 
-def answering(namespaces: Namespaces, wanted: Iterable[Program], address: Address) -> None:
+def answering(place: Surroundings, wanted: Iterable[Program], address: Address) -> None:
     """Return when every program answers a call to ``address`` from inside the service's network."""
-    _await(namespaces, wanted, address)
+    _await(place, dict.fromkeys(wanted), address)
 
 
-def alive(namespaces: Namespaces, program: Program) -> bool:
-    """Whether the program answers now, on the service's loopback."""
-    return _answers(namespaces, program, LOOPBACK)
-
-
-def _await(namespaces: Namespaces, wanted: Iterable[Program], address: Address) -> None:
+def _await(namespaces: Surroundings, wanted: Mapping[Program, Started | None], address: Address) -> None:
+    """Each with the daemon that is to answer, if it was started just now: one that has ended is not waited for."""
     limit = Deadline(START)
-    for program in wanted:
-        answers = partial(_answers, namespaces, program, address)
+    for program, daemon in wanted.items():
+        answers = partial(_answers_if_it_lives, namespaces, program, address, daemon)
         try:
             poll_until(f"{program.name} to answer", answers, limit)
         except DeadlineExceeded as error:
@@ -157,7 +211,15 @@ def _await(namespaces: Namespaces, wanted: Iterable[Program], address: Address) 
             raise
 
 
-def _answers(namespaces: Namespaces, program: Program, address: Address) -> bool:
+def _answers_if_it_lives(namespaces: Surroundings, program: Program, address: Address, daemon: Started | None) -> bool:
+    if _answers(namespaces, program, address):
+        return True
+    if daemon is not None:
+        _descriptors(daemon)
+    return False
+
+
+def _answers(namespaces: Surroundings, program: Program, address: Address) -> bool:
     try:
         null_call(
             address,
@@ -172,17 +234,45 @@ def _answers(namespaces: Namespaces, program: Program, address: Address) -> bool
     return True
 
 
-def _spawn(namespaces: Namespaces, name: str, *argv: str | os.PathLike[str]) -> int:
-    return spawn(namespaces.command(*argv), log=namespaces.directory / "log" / f"{name}.log")
+def _spawn(namespaces: Surroundings, name: str, *argv: str | os.PathLike[str]) -> Started:
+    log = namespaces.directory / "log" / f"{name}.log"
+    since = log.stat().st_size if log.exists() else 0
+    return Started(name, spawn(namespaces.command(*argv), log=log), log, since)
 
 
-def _watches(pid: int) -> bool:
+def _watches(nfsdcld: Started) -> bool:
     """Whether nfsdcld has come to the point of waiting for nfsd to appear: it holds an inotify descriptor."""
+    return any(_leads_to(entry) == "anon_inode:inotify" for entry in _descriptors(nfsdcld))
+
+
+def _descriptors(daemon: Started) -> list[Path]:
+    """What it has open. Raises NlmfoError, with its last words, when it has ended."""
     try:
-        names = [str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()]
-    except OSError as error:
-        raise NlmfoError("nfsdcld ended as soon as it was started") from error
-    return "anon_inode:inotify" in names
+        entries = list(Path(f"/proc/{daemon.pid}/fd").iterdir())
+    except FileNotFoundError:
+        entries = []
+    if not entries:  # nobody has waited for it yet, or somebody has
+        raise NlmfoError(
+            f"{daemon.name} ended as soon as it was started{_last_words(daemon)}",
+            hint=f"see that it is installed and can run on this node; what it said is in {daemon.log}",
+        )
+    return entries
+
+
+def _last_words(daemon: Started) -> str:
+    with daemon.log.open("rb") as log:
+        log.seek(daemon.since)
+        said = log.read(SAID).decode(errors="replace").split("\n")
+    last = next((line for line in reversed(said) if line.strip()), "")
+    return f": {plain(last.strip())}" if last else ""
+
+
+def _leads_to(entry: Path) -> str:
+    """What a descriptor of another process is; nothing when it was closed since the directory was read."""
+    try:
+        return str(entry.readlink())
+    except FileNotFoundError:
+        return ""
 
 
 def _signal(pid: int, number: int) -> None:

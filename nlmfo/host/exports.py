@@ -8,29 +8,51 @@ import re
 from pathlib import Path
 
 from nlmfo.config import Export, Service
-from nlmfo.errors import NlmfoError
+from nlmfo.errors import CommandFailed, NlmfoError
 from nlmfo.host.namespaces import Namespaces
+from nlmfo.host.surroundings import Surroundings
 from nlmfo.run import run
 
 QUICK = 30.0
 ETAB = Path("/var/lib/nfs/etab")
+MUST = "the path must exist on the partition, and its file system must be one that can be exported"
+#: Characters in an option's value that would end it, or spoil the line of etab that it is copied to as it is.
+_SPOILS_OPTION = re.compile(r"[\s,()\"#\\]")
 _ESCAPE = re.compile(rb"\\([0-3][0-7]{2})")
 
 
-def render(service: Service) -> str:
-    """The exports file of a service. The fsid is the same on every node: it is part of each file handle."""
+def render(service: Service, *, guarded: bool = False) -> str:
+    """The exports file of a service. The fsid is the same on every node: it is part of each file handle.
+
+    ``guarded``: each export only while its partition is mounted, for a file that is still there after a reboot.
+    """
     lines = [f"# nlmfo service '{service.name}', from {service.file}: changes here are lost"]
-    lines += [_line(export) for export in service.exports]
+    lines += [_line(export, *([guard(service, export)] if guarded else [])) for export in service.exports]
     return "\n".join(lines) + "\n"
 
 
-def _line(export: Export) -> str:
-    clients = " ".join(f"{client}({_options(options, export.fsid)})" for client, options in export.clients)
+def guard(service: Service, export: Export) -> str:
+    """The option by which rpc.mountd grants an export only while its partition is mounted (exports(5), mountpoint)."""
+    partition = service.partition_of(export.path)
+    if partition is None:
+        raise NlmfoError(f"export {export.path}: is on no partition of service '{service.name}'")
+    spoils = _SPOILS_OPTION.search(str(partition.mountpoint))
+    if spoils:
+        raise NlmfoError(
+            f"mountpoint {partition.mountpoint}: {spoils[0]!r} cannot stand in an option of exports(5)",
+            hint="exportfs copies it to its table as it is, and cannot read that again: mount the partition elsewhere",
+        )
+    return f"mountpoint={partition.mountpoint}"
+
+
+def options(given: str, fsid: str, *more: str) -> str:
+    """The options of one client of an export, as exports(5) and exportfs(8) take them."""
+    return ",".join([*(option for option in given.split(",") if option), f"fsid={fsid}", *more])
+
+
+def _line(export: Export, *more: str) -> str:
+    clients = " ".join(f"{client}({options(given, export.fsid, *more)})" for client, given in export.clients)
     return f"{_escape(export.path)} {clients}"
-
-
-def _options(options: str, fsid: str) -> str:
-    return ",".join([*(option for option in options.split(",") if option), f"fsid={fsid}"])
 
 
 def _escape(path: Path) -> str:
@@ -44,14 +66,14 @@ def _octal(character: str) -> str:
 
 def load(namespaces: Namespaces, service: Service) -> None:
     """Export everything that the service's file lists, and see all of it in the table."""
-    run(namespaces.command("exportfs", "-r"), deadline=QUICK)
+    try:
+        run(namespaces.command("exportfs", "-r"), deadline=QUICK)
+    except CommandFailed as error:
+        raise NlmfoError(f"service '{service.name}': {error}", hint=MUST) from error
     missing = {export.path for export in service.exports} - table(namespaces)
     if missing:
         names = ", ".join(str(path) for path in sorted(missing))
-        raise NlmfoError(
-            f"service '{service.name}': exportfs did not export {names}",
-            hint="the path must exist on the partition, and its file system must be one that can be exported",
-        )
+        raise NlmfoError(f"service '{service.name}': exportfs did not export {names}", hint=MUST)
 
 
 def unload(namespaces: Namespaces) -> None:
@@ -63,13 +85,22 @@ def unload(namespaces: Namespaces) -> None:
         raise NlmfoError(f"service '{namespaces.service}': still exported: {', '.join(map(str, sorted(left)))}")
 
 
-def table(namespaces: Namespaces) -> set[Path]:
+def table(namespaces: Surroundings) -> set[Path]:
     """The paths that are exported now."""
     return parse(namespaces.call(lambda: ETAB.read_text(encoding="utf-8", errors="surrogateescape")))
 
 
 def parse(etab: str) -> set[Path]:
     """The paths in an etab: first field, up to a tab, with octal escapes."""
+    return {path for path, _ in entries(etab)}
+
+
+def entries(etab: str) -> tuple[tuple[Path, str], ...]:
+    """Each path in an etab with one of its clients, in the words of the table."""
     # Not splitlines(): to it U+2028 and others, which are good in a name, end a line as well.
-    raw = (os.fsencode(line.split("\t", 1)[0]) for line in etab.split("\n") if line)
-    return {Path(os.fsdecode(_ESCAPE.sub(lambda found: bytes((int(found[1], 8),)), path))) for path in raw}
+    fields = (line.partition("\t") for line in etab.split("\n") if line)
+    return tuple((_unescape(path), rest.partition("(")[0]) for path, _, rest in fields)
+
+
+def _unescape(path: str) -> Path:
+    return Path(os.fsdecode(_ESCAPE.sub(lambda found: bytes((int(found[1], 8),)), os.fsencode(path))))

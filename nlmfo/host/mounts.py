@@ -12,13 +12,17 @@ _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """One line of the table: ``device`` is MAJOR:MINOR, ``root`` the place in the file system that is seen."""
+    """One line of the table: ``device`` is MAJOR:MINOR, ``root`` the place in the file system that is seen.
+
+    ``options`` are those of the file system (the super block's), separated by commas, as the kernel escapes them.
+    """
 
     device: str
     root: str
     mountpoint: Path
     kind: str
     source: str
+    options: str = ""
 
 
 def parse(text: str) -> tuple[Mount, ...]:
@@ -42,13 +46,15 @@ def at(mountpoint: Path) -> Mount | None:
 
 def _parse_line(line: str) -> Mount:
     before, _, after = line.partition(" - ")
-    fields, kind_and_source = before.split(" "), after.split(" ")
+    fields = before.split(" ")
+    kind, source, *options = after.split(" ")
     return Mount(
         device=fields[2],
         root=_unescape(fields[3]),
         mountpoint=Path(_unescape(fields[4])),
-        kind=kind_and_source[0],
-        source=_unescape(kind_and_source[1]),
+        kind=kind,
+        source=_unescape(source),
+        options=" ".join(options),
     )
 
 

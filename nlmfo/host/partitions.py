@@ -5,12 +5,16 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
+from nlmfo.child import in_child
 from nlmfo.config import Partition
 from nlmfo.deadline import Deadline, poll_until
 from nlmfo.errors import CommandFailed, DeadlineExceeded, NlmfoError, Refused
-from nlmfo.host import mounts
+from nlmfo.host import holders, mmp, mounts
+from nlmfo.host.holders import Holder, HolderKind
+from nlmfo.plain import plain
 from nlmfo.run import run
 
 BY_UUID = Path("/dev/disk/by-uuid")
@@ -18,12 +22,25 @@ BY_UUID = Path("/dev/disk/by-uuid")
 MOUNT = 120.0
 UMOUNT = 30.0
 QUICK = 20.0
+#: For finding out who holds a partition: after the deadline, because only then it is asked.
+SEARCH = 15.0
 #: umount(8): "mount failed", which is how it reports EBUSY.
 UMOUNT_FAILED = 32
 
 
+#: strerror(EUCLEAN): what ext4, xfs and others say of a file system that they find damaged.
+DAMAGED = "Structure needs cleaning"
+#: And strerror(EBUSY), as mount(8) reports it: what multi-mount protection answers.
+BUSY = "busy"
+_REPAIR = {"ext2": "e2fsck -f", "ext3": "e2fsck -f", "ext4": "e2fsck -f", "xfs": "xfs_repair"}
+
+
 class PartitionError(NlmfoError):
-    """A partition that cannot be found, mounted or let go."""
+    """A partition that cannot be found, mounted or let go; ``holders`` are who keeps it."""
+
+    def __init__(self, text: str, *, hint: str | None = None, holders: Iterable[Holder] = ()) -> None:
+        super().__init__(text, hint=hint)
+        self.holders = tuple(holders)
 
 
 def find(uuid: str) -> Path:
@@ -86,67 +103,156 @@ def lock_device(partition: Partition) -> str | None:
     return None if mount is None else mount.device
 
 
-def refuse_if_held(partition: Partition) -> None:
-    """Refuse a partition that something on this node still has mounted: evidence against a takeover."""
+def refuse_if_held(partition: Partition) -> Path:
+    """Refuse a partition that something on this node still has in use: evidence against a takeover.
+
+    Returns the device, which is free.
+    """
     device = find(partition.uuid)
     if not is_free(device):
+        found = _holders(partition.mountpoint, device)
         raise Refused(
             "device-held",
-            f"partition {partition.uuid}: {device} is in use on this node already",
-            hint=f"something has it mounted: 'grep {device} /proc/*/mountinfo' names the processes",
+            f"partition {partition.uuid}: {device} is in use on this node already: {holders.in_words(found)}",
+            hint=f"{holders.advice(found)}; then take over again",
         )
+    return device
 
 
-def mount(partition: Partition) -> None:
-    """Mount the partition and see it mounted."""
+def mount(partition: Partition, *, deadline: float = MOUNT) -> None:
+    """Mount the partition within ``deadline`` seconds and see it mounted."""
     device = find(partition.uuid)
     if mounts.at(partition.mountpoint) is not None:
         raise PartitionError(
             f"{partition.mountpoint}: something is mounted there already",
             hint=f"'findmnt {partition.mountpoint}' shows what; unmount it, or choose another mountpoint",
         )
-    partition.mountpoint.mkdir(parents=True, exist_ok=True)
-    run(["mount", "-o", partition.options, device, partition.mountpoint], deadline=MOUNT)
+    in_child(f"a look at {partition.mountpoint}", lambda: _make_ready(partition.mountpoint), deadline=QUICK)
+    try:
+        run(["mount", "-o", partition.options, device, partition.mountpoint], deadline=deadline)
+    except CommandFailed as error:
+        if DAMAGED in error.stderr:
+            raise _damaged(partition, device, error) from error
+        holder = mmp.holder(device) if BUSY in error.stderr else None
+        if holder is not None:
+            raise mmp_in_use(partition, holder) from error
+        raise
     if not is_mounted(partition):
         raise PartitionError(f"{partition.mountpoint}: mount reported success, but {device} is not mounted there")
+
+
+def mmp_in_use(partition: Partition, holder: str) -> Refused:
+    """Evidence against a takeover that nothing passes: another node writes to the file system."""
+    return Refused(
+        "mmp-in-use",
+        f"partition {partition.uuid}: {holder} has it mounted (ext4 multi-mount protection)",
+        hint=f"release the service on {holder}, or fence that node",
+    )
+
+
+def _make_ready(mountpoint: Path) -> None:
+    """Make the mount point, or see that it is an empty directory: what is in it would be hidden, and missed later.
+
+    A symbolic link on the way there would be followed by mount(8), and the partition then looked for in vain.
+    """
+    there = Path(os.path.realpath(mountpoint))  # resolve() raises RuntimeError at a loop
+    if there != mountpoint:
+        raise PartitionError(
+            f"{mountpoint}: a symbolic link leads from there to {plain(str(there))}",
+            hint=f'write mountpoint = "{plain(str(there))}" in the service\'s file, on every node, or remove the link',
+        )
+    try:
+        mountpoint.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise PartitionError(
+            f"{mountpoint}: this, or something above it, is a file and not a directory",
+            hint="move it away, or choose another mountpoint",
+        ) from error
+    inside = sorted(plain(entry.name) for entry in mountpoint.iterdir())
+    if inside:
+        names = ", ".join(inside[:3]) + (f" and {len(inside) - 3} more" if len(inside) > 3 else "")
+        raise PartitionError(
+            f"mountpoint not empty: {mountpoint} has {names} in it, on the file system below",
+            hint="look whether it belongs on the partition (written while that was not mounted), then move it away",
+        )
+
+
+def _damaged(partition: Partition, device: Path, error: CommandFailed) -> PartitionError:
+    """A dirty journal is replayed by mount; this is more."""
+    kind = run(["blkid", "-p", "-o", "value", "-s", "TYPE", device], deadline=QUICK).strip()
+    return PartitionError(
+        f"partition {partition.uuid}: the file system on {device} is damaged: {error.stderr.strip()}",
+        hint=f"with no node using it, run '{_REPAIR.get(kind, 'fsck')} {device}' and take over again",
+    )
 
 
 def unmount(partition: Partition, *, deadline: float = UMOUNT) -> None:
     """Unmount the partition, never lazily, and prove that its device is free.
 
-    Busy is retried until the deadline (seconds): the kernel lets go of files a moment after the last use.
-    Raises PartitionError when it stays busy, or when another mount namespace keeps it.
+    Busy is retried until the deadline (seconds): the kernel lets go of files a moment after the last use. Raises
+    PartitionError, which names the holders, when it stays busy or another mount namespace keeps it; finding them out
+    takes up to 15 s more.
     """
     limit = Deadline(deadline)
     problem = ""
 
     def gone() -> bool:
         nonlocal problem
-        try:
-            run(["umount", "--no-canonicalize", partition.mountpoint], deadline=deadline, ok=(0,))
-        except CommandFailed as error:
-            if error.returncode != UMOUNT_FAILED:
-                raise
-            problem = error.stderr.strip()
+        problem = _try_umount(partition.mountpoint, deadline)
         return mounts.at(partition.mountpoint) is None
 
     device = find(partition.uuid)
     try:
         poll_until(f"unmount of {partition.mountpoint}", gone, limit, interval=0.2)
     except DeadlineExceeded as error:
+        found = _in_the_way(partition.mountpoint, _holders(partition.mountpoint, device))
         raise PartitionError(
-            f"{partition.mountpoint} stays busy: {problem}",
-            hint=f"'fuser -vm {partition.mountpoint}' names the processes; end them and release again",
+            f"{partition.mountpoint} stays busy ({problem}): {holders.in_words(found)}",
+            hint=f"{holders.advice(found)}; then release again",
+            holders=found,
         ) from error
-    prove_free(device, limit)
+    prove_free(device, limit, partition.mountpoint)
 
 
-def prove_free(device: Path, limit: Deadline) -> None:
-    """Wait until nothing on the node has the device mounted, in whatever namespace."""
+def _try_umount(mountpoint: Path, deadline: float) -> str:
+    """One attempt; returns what umount said against it."""
+    try:
+        run(["umount", "--no-canonicalize", mountpoint], deadline=deadline)
+    except CommandFailed as error:
+        if error.returncode != UMOUNT_FAILED:
+            raise
+        return error.stderr.strip().removeprefix(f"umount: {mountpoint}: ").rstrip(".")
+    except DeadlineExceeded as error:
+        raise PartitionError(
+            f"{mountpoint}: umount hangs since {error.seconds:g} s: it writes back what is not on the disk yet",
+            hint="the kernel goes on by itself: look with 'dmesg' whether the disk still answers; then release again",
+        ) from error
+    return ""
+
+
+def prove_free(device: Path, limit: Deadline, mountpoint: Path) -> None:
+    """Wait until nothing on the node has the device in use, in whatever namespace.
+
+    ``mountpoint`` is where it was mounted. PartitionError names the holders.
+    """
     try:
         poll_until(f"{device} to be free", lambda: is_free(device), limit, interval=0.1)
     except DeadlineExceeded as error:
+        found = _holders(mountpoint, device)
         raise PartitionError(
-            f"{device} is unmounted here, but another mount namespace keeps it in use",
-            hint=f"'grep -l {device} /proc/*/mountinfo' names the processes that hold it",
+            f"{device} is unmounted from {mountpoint}, but still in use: {holders.in_words(found)}",
+            hint=f"{holders.advice(found)}; then release again",
+            holders=found,
         ) from error
+
+
+def _holders(mountpoint: Path, device: Path) -> tuple[Holder, ...]:
+    """Everything that has the partition in use, its own mount included."""
+    number = device.stat().st_rdev
+    return holders.of(f"{os.major(number)}:{os.minor(number)}", device, mountpoint, deadline=SEARCH)
+
+
+def _in_the_way(mountpoint: Path, found: Iterable[Holder]) -> tuple[Holder, ...]:
+    """Without the mount that is to be unmounted, which holds the device, but not itself."""
+    own = (HolderKind.MOUNT, plain(str(mountpoint)))
+    return tuple(holder for holder in found if (holder.kind, holder.what) != own)

@@ -8,13 +8,23 @@ A line with ``->`` is a waiter, not a lock. Locks are invisible outside the firs
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from nlmfo.kernel import inodes
+from nlmfo.kernel.files import PROC, ControlFiles
+from nlmfo.plain import plain
+
 TABLE = Path("/proc/locks")
+#: The name of the process with the id 2.
+KTHREADD = Path("/proc/2/comm")
 #: The last byte of a lock that reaches to the end of the file.
 EOF = -1
+#: Files to name in an error; the rest are counted.
+NAMED = 10
 _LINE = re.compile(
     r"\d+: (?P<kind>\S+) +\S+ +(?P<type>READ|WRITE) +(?P<pid>-?\d+) "
     r"(?P<major>[0-9a-f]+):(?P<minor>[0-9a-f]+):(?P<inode>\d+) (?P<first>\d+) (?P<last>\d+|EOF)"
@@ -39,13 +49,38 @@ def parse(text: str) -> tuple[Lock, ...]:
     return tuple(_lock(found) for found in matches if found and found["kind"] == "POSIX")
 
 
-def table() -> tuple[Lock, ...]:
-    return parse(TABLE.read_text(encoding="ascii"))
+def table(*, files: ControlFiles = PROC) -> tuple[Lock, ...]:
+    return parse(files.read(TABLE).decode("ascii"))
 
 
-def held_by_clients(devices: set[str]) -> tuple[Lock, ...]:
+def held_by_clients(devices: set[str], *, files: ControlFiles = PROC) -> tuple[Lock, ...]:
     """The locks on ``devices`` that belong to the lockd kernel thread, so to NFSv3 clients."""
-    return tuple(lock for lock in table() if lock.device in devices and _is_lockd(lock.pid))
+    return tuple(lock for lock in table(files=files) if lock.device in devices and _is_lockd(lock.pid, files))
+
+
+def shows_all(*, files: ControlFiles = PROC) -> bool:
+    """Whether the table shows the locks of kernel threads, so of NFS clients: not in a container of processes.
+
+    There (locks_show) an empty table says nothing. Where the kernel's own threads are seen, the second is kthreadd.
+    """
+    try:
+        return files.read(KTHREADD) == b"kthreadd\n"
+    except FileNotFoundError:
+        return False
+
+
+def paths(left: Iterable[Lock], mountpoint: Path) -> list[str]:
+    """The files that locks are on, for people: paths below the mount point of their file system, else inodes.
+
+    This takes seconds on large file systems: see ``nlmfo.kernel.inodes``.
+    """
+    wanted = sorted({lock.inode for lock in left})
+    found = inodes.paths(mountpoint, set(wanted[:NAMED]))
+    names = [
+        plain(os.fspath(found[inode])) if inode in found else f"inode {inode} of {mountpoint}"
+        for inode in wanted[:NAMED]
+    ]
+    return names + [f"{len(wanted) - NAMED} more files"] * (len(wanted) > NAMED)
 
 
 def _lock(found: re.Match[str]) -> Lock:
@@ -59,9 +94,9 @@ def _lock(found: re.Match[str]) -> Lock:
     )
 
 
-def _is_lockd(pid: int) -> bool:
+def _is_lockd(pid: int, files: ControlFiles) -> bool:
     """Also when the thread that took the lock has gone: nobody else's locks have a holder that does not exist."""
     try:
-        return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip() == "lockd"
+        return files.read(Path(f"/proc/{pid}/comm")).strip() == b"lockd"
     except (FileNotFoundError, ProcessLookupError):
         return True

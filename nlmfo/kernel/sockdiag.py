@@ -60,9 +60,11 @@ def _dump(family: int) -> Iterator[Connection]:
 
 
 def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """The netlink messages of a datagram, each with its type."""
+    """The netlink messages of a datagram, each with its type. What is shorter than its own header ends them."""
     while len(data) >= _HEADER.size:
         length, kind, *_ = _HEADER.unpack_from(data)
+        if length < _HEADER.size:
+            return
         yield kind, data[_HEADER.size : length]
         data = data[(length + 3) & ~3 :]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The system calls that Python 3.11 does not wrap: mount(2), umount2(2), setns(2)."""
+"""The system calls that Python 3.11 does not wrap: mount(2), umount2(2), setns(2), unshare(2)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 MS_BIND = 0x1000
 MS_REC = 0x4000
+MS_PRIVATE = 0x40000
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUTS = 0x04000000
 CLONE_NEWNET = 0x40000000
@@ -17,6 +18,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mount.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p)
 _libc.umount2.argtypes = (ctypes.c_char_p, ctypes.c_int)
 _libc.setns.argtypes = (ctypes.c_int, ctypes.c_int)
+_libc.unshare.argtypes = (ctypes.c_int,)
 
 
 def mount(source: str, target: Path, kind: str, flags: int = 0) -> None:
@@ -34,6 +36,12 @@ def umount(target: Path) -> None:
 def setns(descriptor: int, kind: int) -> None:
     """Move the calling thread into the namespace that ``descriptor`` refers to."""
     if _libc.setns(descriptor, kind) != 0:
+        raise _error(None)
+
+
+def unshare(kinds: int) -> None:
+    """Give the calling process new namespaces of these kinds."""
+    if _libc.unshare(kinds) != 0:
         raise _error(None)
 
 

@@ -11,10 +11,14 @@ from nlmfo.ownership.record import OwnerRecord, Standing
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """What the operator, or a cluster manager, vouches for."""
+    """What the operator, or a cluster manager, vouches for; ``forced``: the codes of refusals to pass."""
 
     fenced: str | None = None
     released_by: str | None = None
+    forced: frozenset[str] = frozenset()
+
+
+HELD = "this node still has its partitions mounted, from a run that did not end"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +30,19 @@ class Proof:
 
 
 def of_absence(
-    service: str, record: OwnerRecord | None, node: str, boot_id: str, word: Word, has_registry: bool
+    service: str,
+    record: OwnerRecord | None,
+    node: str,
+    boot_id: str,
+    word: Word,
+    *,
+    has_registry: bool,
+    holds: bool = False,
 ) -> Proof:
     """Why no other node can be serving; raises Refused when that is not certain.
 
-    ``record`` is the newest owner record. Without a registry it is only this node's own memory, and proves nothing.
+    ``record`` is the newest owner record. Without a registry it is only this node's own memory, and proves nothing,
+    unless this node still ``holds`` a partition that it mounted as the owner: nobody else can have it then.
     """
     if node in (word.fenced, word.released_by):
         raise Refused(
@@ -40,7 +52,8 @@ def of_absence(
         )
     epoch = 1 if record is None else record.epoch + 1
     if not has_registry:
-        return Proof(_vouched(service, word), epoch)
+        held = holds and record is not None and _is_ours(record, node, boot_id)
+        return Proof(HELD if held else _vouched(service, word), epoch)
     if record is None:
         return Proof("it was never served before", epoch)
     if record.standing is Standing.RELEASED:
@@ -48,15 +61,17 @@ def of_absence(
     if record.node == node:
         boot = "this boot" if record.boot_id == boot_id else "an earlier boot"
         return Proof(f"its owner is this node itself, in {boot}", epoch)
-    if word.fenced == record.node:
-        return Proof(f"{record.node} is fenced: the operator says so", epoch)
-    if word.released_by == record.node:
-        return Proof(f"{record.node} has released it: the operator says so", epoch)
+    if record.node in (word.fenced, word.released_by):
+        return Proof(_vouched(service, word), epoch)
     raise Refused(
         "still-served",
         f"service '{service}': {record.node} serves it (epoch {record.epoch})",
         hint=_way(record, word),
     )
+
+
+def _is_ours(record: OwnerRecord, node: str, boot_id: str) -> bool:
+    return (record.node, record.boot_id, record.standing) == (node, boot_id, Standing.SERVING)
 
 
 def _vouched(service: str, word: Word) -> str:

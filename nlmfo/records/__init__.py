@@ -7,6 +7,7 @@ from nlmfo.records.callout import (
     CalloutEntry,
     Mode,
     callout_config,
+    frozen_addresses,
     write_callout_config,
 )
 from nlmfo.records.directory import StoreError
@@ -31,6 +32,7 @@ __all__ = [
     "callout_config",
     "directory_name",
     "drain_spool",
+    "frozen_addresses",
     "newest",
     "refused",
     "restore_snapshot",

@@ -25,6 +25,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from ipaddress import ip_address
 from pathlib import Path
 
 from nlmfo.errors import NlmfoError
@@ -97,6 +98,20 @@ def write_callout_config(path: Path, text: str) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def frozen_addresses(path: Path) -> frozenset[Address]:
+    """The addresses whose records the callout deletes no more, by the file at ``path``; none when there is no file."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return frozenset()
+    found, address = [], ""
+    for word, _, value in (line.partition(" ") for line in lines):
+        address = value if word == "address" else address
+        if (word, value) == ("frozen", "yes"):
+            found.append(ip_address(address))
+    return frozenset(found)
 
 
 def _entry_lines(entry: CalloutEntry, *, frozen: bool) -> Iterator[str]:

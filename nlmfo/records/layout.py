@@ -6,6 +6,7 @@ A service's state directory lies on storage that moves with the service::
     STATE/
       sm_10.10.0.100/            one per floating address; root's, 0755
         state                    NSM state number: 4 bytes, native int, odd, strictly rising
+        told                     the state number whose notices have all been sent, in the same form
         sm/                      statd's, 0700: clients on record since the last takeover
           192.0.2.17             one line, see below; the file's name is the client
         sm.bak/                  statd's, 0700: clients of earlier generations, not yet settled
@@ -13,6 +14,8 @@ A service's state directory lies on storage that moves with the service::
           192.0.2.17             one fsid per line; a line without its newline is not believed
       sm_fd00::100/
         ...
+      owner                      a copy of the owner record, for a cluster without a registry
+      runs/                      journals of releases and takeovers (drawn in nlmfo.records.journal)
 
 ``sm_<address>`` is what ``sm-notify -P`` takes (sm-notify(8)), and a record is the line it parses
 (nfs-utils, support/nsm/file.c)::
@@ -53,6 +56,7 @@ CURRENT = "sm"
 EARLIER = "sm.bak"
 FSIDS = "fsids"
 STATE = "state"
+TOLD = "told"
 
 #: A record is shorter than this; what is longer was not written by us and is not read.
 MAX_RECORD_BYTES = 4096

@@ -64,8 +64,8 @@ def take_snapshot(local: Store, shared: Store, service: str, *, now: float) -> i
 def restore_snapshot(store: Store, service: str, *, now: float, oldest: float) -> Restored:
     """Owe a notice to everybody in the snapshot, once; run at takeover, before the generation begins.
 
-    A snapshot that is more than ``oldest`` seconds old (or from the future), of another service, or of another
-    generation is ignored. Raises StoreError.
+    A snapshot that is more than ``oldest`` seconds old, of another service, or of another generation is ignored. One
+    from the future is not: clocks differ between nodes, and are set back. Raises StoreError.
     """
     with Directory.open(store.state) as state:
         content = state.read(SNAPSHOT, MAX_SNAPSHOT_BYTES)
@@ -107,7 +107,7 @@ def _why_ignored(text: str, service: str, generation: int, now: float, oldest: f
         age = now - float(head.get("taken", ""))
     except ValueError:
         return "it does not say when it was taken"
-    return None if 0 <= age <= oldest else f"it is {age:.0f} s old, and {oldest:.0f} s is the limit"
+    return None if age <= oldest else f"it is {age:.0f} s old, and {oldest:.0f} s is the limit"
 
 
 def _clients(text: str, store: Store) -> Iterator[tuple[Address, ClientRecord]]:

@@ -16,6 +16,7 @@ from nlmfo.records.layout import (
     FSIDS,
     MAX_RECORD_BYTES,
     STATE,
+    TOLD,
     Address,
     ClientRecord,
     client_is_safe,
@@ -54,8 +55,8 @@ class Store:
                     home.sync()
             state.sync()
 
-    def begin_generation(self) -> int:
-        """Begin a new generation of the server; returns its NSM state number.
+    def begin_generation(self, above: int = 0) -> int:
+        """Begin a new generation of the server; returns its NSM state number, higher than ``above``.
 
         Runs at takeover, before statd starts. Everybody on record becomes a client of an earlier generation,
         to whom a notice is owed, and the state number rises for all addresses alike. Interrupted at any point
@@ -68,7 +69,7 @@ class Store:
                 home.inside(EARLIER) as earlier,
             ):
                 _move_all(current, earlier)
-        return self._raise_state_number()
+        return self._raise_state_number(above)
 
     def owed(self, address: Address) -> tuple[ClientRecord, ...]:
         """The clients of earlier generations that are not settled: who may hold locks and must be told."""
@@ -128,12 +129,27 @@ class Store:
         with Directory.open(self.state) as state:
             return max((_read_state(state, name) for name in state.names() if name.startswith("sm_")), default=0)
 
-    def _raise_state_number(self) -> int:
-        number = self.state_number() + 1 | 1
-        content = number.to_bytes(STATE_BYTES, sys.byteorder, signed=True)
+    def mark_told(self) -> None:
+        """Note, durably, that everybody whom this generation owed a notice when it began has been sent one."""
+        content = _number(self.state_number())
         for address in self.addresses:
             with self._home(address) as home:
-                home.replace(STATE, content, 0o644)
+                home.replace(TOLD, content, 0o644)
+
+    def told(self) -> bool:
+        """Whether that was noted for the generation that is served now."""
+        content = _number(self.state_number())
+        for address in self.addresses:
+            with self._home(address) as home:
+                if home.read(TOLD, STATE_BYTES) != content:
+                    return False
+        return True
+
+    def _raise_state_number(self, above: int) -> int:
+        number = max(self.state_number(), above) + 1 | 1
+        for address in self.addresses:
+            with self._home(address) as home:
+                home.replace(STATE, _number(number), 0o644)
         return number
 
     def _records(self, address: Address, where: str) -> tuple[ClientRecord, ...]:
@@ -144,6 +160,11 @@ class Store:
     def _home(self, address: Address) -> Iterator[Directory]:
         with Directory.open(self.state) as state, state.inside(directory_name(address)) as home:
             yield home
+
+
+def _number(number: int) -> bytes:
+    """A state number as sm-notify keeps it."""
+    return number.to_bytes(STATE_BYTES, sys.byteorder, signed=True)
 
 
 def _prepare_records(home: Directory, name: str, uid: int, gid: int) -> None:

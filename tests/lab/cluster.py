@@ -79,7 +79,10 @@ def configure(server: Node, *services: Service) -> None:
 
 def write_configuration(server: Node, *services: Service) -> None:
     """Put nlmfo's configuration on a server."""
-    server.put(f'[node]\nname = "{server.name}"\n[cluster]\nregistry = "/lab/registry"\n', "/etc/nlmfo/nlmfo.toml")
+    server.put(
+        f'[node]\nname = "{server.name}"\n[cluster]\nregistry = "/lab/registry"\nrestart_nfsd = true\n',
+        "/etc/nlmfo/nlmfo.toml",
+    )
     for service in services:
         server.put(service.toml(), f"/etc/nlmfo/services.d/{service.name}.toml")
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A lab for each test; when one fails, its report names the logs of every node."""
+"""A lab for each test, or for all of a module; when one fails, its report names the logs of every node."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -18,10 +19,22 @@ LOGS = pytest.StashKey[Path]()
 @pytest.fixture
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """An empty lab, closed at the end whatever happens."""
-    logs = CACHE / "logs" / re.sub(r"\W+", "-", request.node.name)
-    request.node.stash[LOGS] = logs
-    with Lab(logs) as made:
+    with Lab(_logs_of(request.node, request.node.name)) as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def shared_lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    """The same for all tests of a module, where booting for each would take most of the time."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")  # each has a lab of its own
+    with Lab(_logs_of(request.node, f"{request.node.path.stem} {worker}".strip())) as made:
+        yield made
+
+
+def _logs_of(node: pytest.Item | pytest.Collector, name: str) -> Path:
+    logs = CACHE / "logs" / re.sub(r"\W+", "-", name)
+    node.stash[LOGS] = logs
+    return logs
 
 
 @pytest.hookimpl(wrapper=True)
@@ -30,7 +43,7 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Name the logs in the report of a failed lab test."""
     report = yield
-    logs = item.stash.get(LOGS, None)
+    logs = next((node.stash[LOGS] for node in reversed(item.listchain()) if LOGS in node.stash), None)
     if call.when == "call" and report.failed and logs is not None:
         report.sections.append(("lab", f"console and kernel log of each node: {logs}/"))
     return report

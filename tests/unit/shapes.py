@@ -32,6 +32,7 @@ def service(
     name: str = "home",
     exports: tuple[str, ...] | None = None,
     state: Path = Path("/srv/home/.nlmfo"),
+    isolation: Isolation = Isolation.NETNS,
 ) -> Service:
     """A service that exports the root of each of its partitions, unless ``exports`` says otherwise."""
     chosen = PARTITIONS[-1:] if partitions == 1 else PARTITIONS[:partitions]
@@ -42,7 +43,7 @@ def service(
         addresses=tuple(ip_interface(address) for address in ADDRESSES[:addresses]),
         interface="eth0",
         names=("nfs100.example",),
-        isolation=Isolation.NETNS,
+        isolation=isolation,
         state=state,
         versions=("3",),
         partitions=chosen,
@@ -74,6 +75,7 @@ def observed(
     *,
     owner: OwnerRecord | None = None,
     owned: bool = False,
+    listed: bool | None = None,
     mounted: int = 0,
     isolated: bool = False,
     traces: bool | None = None,
@@ -81,12 +83,20 @@ def observed(
     in_grace: bool = False,
     exported: bool = False,
     addresses: bool = False,
+    told: bool = False,
+    frozen: bool = False,
+    kept: bool = False,
+    attached: bool = False,
+    neighbours: tuple[str, ...] = (),
+    untold: tuple[str, ...] = (),
+    per_address: bool = False,
 ) -> Observed:
-    """``mounted``: how many of the partitions, in mount order. Namespaces leave traces."""
+    """``mounted``: how many of the partitions, in mount order. Namespaces leave traces; who owns is listed."""
     up: frozenset[IPv4Address | IPv6Address] = frozenset(a.ip for a in of.addresses) if addresses else frozenset()
     return Observed(
         owner=owner,
         owned=owned,
+        listed=owned if listed is None else listed,
         mounted=frozenset(p.uuid for p in of.mount_order[:mounted]),
         isolated=isolated,
         traces=isolated if traces is None else traces,
@@ -94,18 +104,30 @@ def observed(
         in_grace=in_grace,
         exported=frozenset(str(e.path) for e in of.exports) if exported else frozenset(),
         addresses=up,
+        told=told,
+        frozen=frozen,
+        kept=kept,
+        attached=attached,
+        neighbours=neighbours,
+        untold=untold,
+        per_address=per_address,
     )
 
 
 def all_up(of: Service) -> Observed:
-    """A service that is served here, whole."""
+    """A service that is served here, whole; its grace is over, and everybody was told."""
+    host = of.isolation is Isolation.HOST
     return observed(
         of,
         owner=record(service=of.name),
         owned=True,
         mounted=len(of.partitions),
-        isolated=True,
+        isolated=not host,
+        traces=True,
         threads=of.threads,
         exported=True,
         addresses=True,
+        told=True,
+        kept=True,
+        attached=host,
     )

@@ -15,8 +15,7 @@ from pathlib import Path
 import pytest
 
 from nlmfo import __version__
-from nlmfo.cli import main as cli
-from nlmfo.cli import text
+from nlmfo.cli import arguments, text
 from nlmfo.cli.main import main
 from nlmfo.config import Service
 from nlmfo.errors import (
@@ -29,9 +28,11 @@ from nlmfo.errors import (
     Refused,
     StepFailed,
 )
-from nlmfo.failover import events, runs
+from nlmfo.failover import events, plan, runs, status
+from nlmfo.failover.events import Outcome, Verb
 from nlmfo.failover.plan import Action, Step
-from nlmfo.ownership.proof import Word
+from nlmfo.failover.runs import Outlook
+from nlmfo.ownership.proof import Proof, Word
 from nlmfo.ownership.registry import DirectoryRegistry
 from tests.unit import shapes
 from tests.unit.shapes import EARLIER_BOOT, THERE
@@ -75,7 +76,8 @@ class CommandLine:
 
 
 @pytest.fixture
-def nlmfo(tmp_path: Path) -> Iterator[CommandLine]:
+def nlmfo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CommandLine]:
+    monkeypatch.setattr(status, "RUNS", tmp_path / "no-runs")
     before = signal.getsignal(signal.SIGTERM)
     yield CommandLine(tmp_path)
     signal.signal(signal.SIGTERM, before)
@@ -173,7 +175,7 @@ def test_what_the_operator_vouches_for_reaches_the_proof(
         ("takeover",),
         ("takeover", "home", "--fenced"),
         ("takeover", "home", "--fenced", "node2", "--released-by", "node3"),
-        ("takeover", "home", "--fence", "node2"),
+        ("takeover", "home", "--fenc", "node2"),
         ("takeover", "home", "--force"),
         ("destroy", "home"),
     ],
@@ -224,15 +226,148 @@ def test_a_warning_about_the_configuration_goes_to_standard_error(
     assert json.loads(said.out)
 
 
-@pytest.mark.parametrize("command", ["takeover", "release"])
-def test_changing_anything_needs_root_and_says_so_before_it_begins(
-    nlmfo: CommandLine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+@pytest.mark.parametrize(
+    "words",
+    ["takeover home", "release home", "resume", "abort home", "plan takeover home", "check", "clients"],
+)
+def test_what_changes_or_looks_at_kernels_needs_root_and_says_so_before_it_begins(
+    nlmfo: CommandLine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: str
+) -> None:
+    for name in ("takeover", "release", "resume", "abort", "outlook"):
+        monkeypatch.setattr(runs, name, fails_with(AssertionError()))
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert nlmfo(*words.split()) == ExitCode.FAILED
+    assert "needs root" in capsys.readouterr().err
+
+
+SERVICE = shapes.service()
+
+
+def outlook_that(monkeypatch: pytest.MonkeyPatch, outlook: Outlook) -> list[Word]:
+    words: list[Word] = []
+
+    def look(*given: object) -> Outlook:
+        assert isinstance(given[3], Word)
+        words.append(given[3])
+        return outlook
+
+    monkeypatch.setattr(runs, "outlook", look)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    return words
+
+
+def test_a_plan_is_printed_step_by_step_with_the_reasons(
+    nlmfo: CommandLine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, steps = plan.takeover(SERVICE, shapes.observed(SERVICE, mounted=1))
+    outlook_that(monkeypatch, Outlook(Verb.TAKEOVER, first, steps, proof=Proof("node2 released it (epoch 7)", 8)))
+    assert nlmfo("plan", "takeover", "home") == ExitCode.OK
+    said = capsys.readouterr().out
+    assert "home: may be served here: node2 released it (epoch 7)" in said
+    assert "first, what a run that did not end has left here:\n  1  verify no lock is left: /srv/other" in said
+    assert "  4  claim: home\n       one node can have this epoch, and no second" in said
+
+
+def test_a_plan_that_would_be_refused_is_printed_all_the_same_and_ends_with_3(
+    nlmfo: CommandLine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = plan.takeover(SERVICE, shapes.observed(SERVICE))[1]
+    refused = Refused("still-served", "node2 serves it", hint="release it there")
+    words = outlook_that(monkeypatch, Outlook(Verb.TAKEOVER, (), steps, refused=refused))
+    assert nlmfo("plan", "takeover", "home", "--json", "--fence", "node2") == ExitCode.REFUSED
+    found = json.loads(capsys.readouterr().out)
+    assert found["refused"] == {"code": "still-served", "text": "node2 serves it", "hint": "release it there"}
+    assert [step["action"] for step in found["steps"]] == [str(step.action) for step in steps]
+    # Planned as if it were done; nobody is fenced for a look.
+    assert words == [Word(fenced="node2")]
+    assert nlmfo("plan", "takeover", "home") == ExitCode.REFUSED
+    assert "home: would be refused (still-served): node2 serves it\nhint: release it there" in capsys.readouterr().out
+
+
+def test_where_nothing_is_to_be_done_the_plan_says_so(
+    nlmfo: CommandLine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outlook_that(monkeypatch, Outlook(Verb.TAKEOVER, (), ()))
+    assert nlmfo("plan", "takeover", "home") == ExitCode.OK
+    assert "nothing to do" in capsys.readouterr().out
+
+
+def test_resume_goes_through_all_services_and_names_those_that_it_went_on_with(
+    nlmfo: CommandLine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(runs, "resume", lambda _, service, *__: service.name == "mail")
+    assert nlmfo("resume") == ExitCode.OK
+    assert capsys.readouterr().out == "mail: done\n"
+    assert nlmfo("resume", "home") == ExitCode.OK
+    assert "nothing to resume" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("outcome", "said"),
+    [(Outcome.SERVED, "home: served here, as before\n"), (Outcome.RELEASED, "home: nothing of it is left here\n")],
+)
+def test_abort_says_where_it_ended(
+    nlmfo: CommandLine,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    outcome: Outcome,
+    said: str,
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(runs, "abort", lambda *_: outcome)
+    assert nlmfo("abort", "home") == ExitCode.OK
+    assert capsys.readouterr().out == said
+
+
+def test_without_a_hook_nobody_is_fenced(
+    nlmfo: CommandLine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     takeover_that(monkeypatch, fails_with(AssertionError()))
-    monkeypatch.setattr(runs, "release", fails_with(AssertionError()))
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert nlmfo(command, "home") == ExitCode.FAILED
-    assert "needs root" in capsys.readouterr().err
+    assert nlmfo("takeover", "home", "--fence", "node2") == ExitCode.FAILED
+    assert "there is no fence hook to fence node2 with" in capsys.readouterr().err
+
+
+def test_a_node_that_the_hook_fenced_is_as_good_as_one_that_the_operator_names(
+    nlmfo: CommandLine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    words: list[Word] = []
+
+    def act(*given: object) -> bool:
+        assert isinstance(given[2], Word)
+        words.append(given[2])
+        return True
+
+    takeover_that(monkeypatch, act)
+    monkeypatch.setattr(runs, "FENCE_LOG", tmp_path / "fence.log")
+    main_file = (nlmfo.directory / "nlmfo.toml").read_text(encoding="utf-8")
+    nlmfo.write("nlmfo.toml", main_file + 'fence = ["/bin/echo", "{node}"]\n')
+    assert nlmfo("takeover", "home", "--fence", "node2", "--force=stale-records") == ExitCode.OK
+    assert words == [Word(fenced="node2", forced=frozenset({"stale-records"}))]
+    assert "fencing node2" in (tmp_path / "fence.log").read_text(encoding="utf-8")
+
+
+def test_a_refusal_that_can_be_forced_names_the_way_also_from_within_a_step(
+    nlmfo: CommandLine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cause = Refused("stale-records", "an old copy", hint="find the disk", forcible=True)
+    error = StepFailed("open records", cause)
+    error.__cause__ = cause
+    takeover_that(monkeypatch, fails_with(error))
+    assert nlmfo("takeover", "home") == ExitCode.REFUSED
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        "nlmfo: refused (stale-records): open records: an old copy",
+        "nlmfo: hint: find the disk",
+        "nlmfo: hint: if you know that it does no harm: --force=stale-records",
+    ]
+
+
+@pytest.mark.parametrize("code", ["mmp-in-use", "address-answers", "device-held", "still-served", "everything"])
+def test_evidence_cannot_be_forced_away(nlmfo: CommandLine, code: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        nlmfo("takeover", "home", f"--force={code}")
+    assert caught.value.code == 2
 
 
 def test_status_is_a_line_for_each_service(nlmfo: CommandLine, capsys: pytest.CaptureFixture[str]) -> None:
@@ -244,7 +379,7 @@ def test_status_as_json_is_one_document_with_the_owner_and_what_is_here(
     nlmfo: CommandLine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     nlmfo.registry.claim(shapes.record(1, THERE, boot=EARLIER_BOOT))
-    no_trouble = {"waiting": 0, "stalled": None, "refused": 0}
+    no_trouble = {"waiting": 0, "stalled": None, "refused": 0, "untold": False, "unfinished": None, "superseded": False}
     assert nlmfo("status", "--json") == ExitCode.OK
     assert json.loads(capsys.readouterr().out) == {
         "node": "node1",
@@ -311,6 +446,9 @@ STEP = Step(Action.MOUNT, "/srv/home")
         (events.StepDone(STEP, 12.5, ""), " 12.50 s  mount: /srv/home"),
         (events.StepNotDone(STEP, 1, "busy"), "mount: /srv/home  FAILED"),
         (events.RollingBack("home"), "taking down what was begun"),
+        (events.JournalNotWritten("no space left"), "the journal of this run has gaps: no space left"),
+        (events.RecordsNotKept("no Python"), "nobody looks after the records"),
+        (events.ExportLeftOut("gone.example:/srv/home"), "gone.example:/srv/home is not exported"),
         (events.ClientNotTold("192.0.2.17", "no route"), "client 192.0.2.17 was not told: no route"),
         (events.ClientQuiet("192.0.2.17"), "client 192.0.2.17 has asked for no lock again"),
     ],
@@ -338,7 +476,7 @@ def python(script: str, *words: str, stdout: int) -> subprocess.CompletedProcess
 UNHEARD = """
 import sys
 from pathlib import Path
-from nlmfo.cli import main as cli
+from nlmfo.cli import commands, main as cli
 from nlmfo.failover import events, runs
 
 def takeover(config, service, word, sink):
@@ -348,7 +486,7 @@ def takeover(config, service, word, sink):
     return True
 
 runs.takeover = takeover
-cli._need_root = lambda: None
+commands._need_root = lambda: None
 sys.exit(cli.main(sys.argv[2:]))
 """
 
@@ -384,7 +522,7 @@ def test_the_module_can_be_run_and_knows_its_version() -> None:
 
 
 def test_the_default_configuration_is_where_the_documentation_says() -> None:
-    assert str(cli.CONFIG) == "/etc/nlmfo"
+    assert str(arguments.CONFIG) == "/etc/nlmfo"
 
 
 def test_the_configuration_may_be_named_from_where_one_stands_and_the_work_is_done_from_the_root(

@@ -136,6 +136,34 @@ def test_a_service_overrides_the_defaults(tmp_path: Path) -> None:
     assert (service.grace, service.threads, service.consistency) == (30, 1, Consistency.SNAPSHOT)
 
 
+@pytest.mark.parametrize("isolation", Isolation)
+def test_a_service_may_have_a_server_of_its_own_or_share_the_nodes(tmp_path: Path, isolation: Isolation) -> None:
+    service = load_home(tmp_path, text=HOME.replace('"netns"', f'"{isolation}"'))
+    assert service.isolation is isolation
+
+
+def test_without_a_word_in_cluster_nobody_is_fenced_and_no_nfsd_restarted(tmp_path: Path) -> None:
+    for main in (MAIN, WITH_REGISTRY):
+        config = load(write(tmp_path, main, home=HOME))
+        assert (config.fence, config.fence_deadline, config.restart_nfsd) == ((), 60.0, False)
+
+
+def test_the_fence_hook_is_kept_word_for_word(tmp_path: Path) -> None:
+    words = '["/usr/sbin/fence_ipmilan", "--ip={node}-bmc.example", "-o", "off", "a \'b\' $c", "{node}"]'
+    config = load(write(tmp_path, f"{WITH_REGISTRY}fence = {words}\nfence_deadline = 90\nrestart_nfsd = true\n"))
+    assert config.fence == (*("/usr/sbin/fence_ipmilan", "--ip={node}-bmc.example", "-o", "off", "a 'b' $c", "{node}"),)
+    assert config.fence_deadline == 90.0
+    assert config.restart_nfsd is True
+    assert config.registry == Path("/cluster/nlmfo")
+
+
+@pytest.mark.parametrize(("written", "seconds"), [("1", 1.0), ("1.0", 1.0), ("2.5", 2.5), ("3600", 3600.0)])
+def test_the_fence_hooks_deadline_may_have_a_fraction(tmp_path: Path, written: str, seconds: float) -> None:
+    config = load(write(tmp_path, f"{WITH_REGISTRY}fence_deadline = {written}\n"))
+    assert config.fence_deadline == seconds
+    assert isinstance(config.fence_deadline, float)
+
+
 @pytest.mark.parametrize(("key", "value"), [("grace", 10), ("grace", 240), ("threads", 1), ("threads", 1024)])
 def test_the_ends_of_a_range_are_inside_it(tmp_path: Path, key: str, value: int) -> None:
     assert getattr(load_home(tmp_path, text=f"{key} = {value}\n{HOME}"), key) == value

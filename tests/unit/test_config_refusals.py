@@ -248,14 +248,6 @@ def test_an_address_is_not_a_host_name(tmp_path: Path, name: str) -> None:
 # Choices and numbers
 
 
-def test_host_isolation_is_refused_until_it_is_built(tmp_path: Path) -> None:
-    error = refused(tmp_path, '"netns"', '"host"')
-    assert (error.key, error.reason) == (
-        "isolation",
-        "host isolation is not implemented yet; use netns",
-    )
-
-
 def test_an_unknown_choice_is_answered_with_the_known_ones(tmp_path: Path) -> None:
     error = refused(tmp_path, '"netns"', '"netn"')
     assert (error.key, error.reason) == ("isolation", "'netn' is not one of: netns, host")
@@ -471,6 +463,67 @@ def test_state_that_another_node_might_not_see_is_a_warning(tmp_path: Path) -> N
 
 def test_state_below_the_registry_needs_no_warning(tmp_path: Path) -> None:
     assert load(write(tmp_path, WITH_REGISTRY, home=HOME.replace(STATE, ""))).warnings == ()
+
+
+# The cluster
+
+
+def cluster_refused(directory: Path, line: str) -> ConfigError:
+    error = refusal(write(directory, WITH_REGISTRY + line))
+    assert error.file == directory / "nlmfo.toml"
+    assert str(error).isprintable()
+    assert error.hint
+    return error
+
+
+@pytest.mark.parametrize(
+    ("written", "key", "reason", "hint"),
+    [
+        ('"/sbin/off {node}"', "", "must be an array, but is a string: '/sbin/off {node}'", "in brackets"),
+        ("[]", "", "is an empty array", "name one at least"),
+        ('["/sbin/off", 7]', "[2]", "must be a string, but is an integer: 7", "in quotes"),
+        ('["/sbin/off", ""]', "[2]", "is empty", "remove the line"),
+        ('["/sbin/off", "{node}\\n"]', "[2]", "'{node}\\n' has a control character in it", "remove"),
+        ('["off", "{node}"]', "[1]", "'off' is not absolute", "the whole path"),
+        ('["/sbin/../off", "{node}"]', "[1]", "'/sbin/../off' has '..' in it", "the path that it leads to"),
+        ('["/sbin/{node}", "{node}"]', "[1]", "'/sbin/{node}' would be another program for each node", "words that"),
+        ('["/sbin/off"]', "", "has no {node} in it, so it could not tell whom to fence", 'for example: "{node}"'),
+        ('["/sbin/off", "node", "{nod}", "{NODE}"]', "", "has no {node} in it, so it could not tell whom to fence", ""),
+    ],
+)
+def test_a_fence_hook_that_could_not_fence_is_refused(
+    tmp_path: Path, written: str, key: str, reason: str, hint: str
+) -> None:
+    error = cluster_refused(tmp_path, f"fence = {written}\n")
+    assert (error.key, error.reason) == (f"cluster.fence{key}", reason)
+    assert hint in str(error.hint)
+
+
+@pytest.mark.parametrize("written", ["0", "0.99", "3600.5", "-1", "nan", "inf", "-inf"])
+def test_a_fence_deadline_out_of_range_is_told_the_range(tmp_path: Path, written: str) -> None:
+    error = cluster_refused(tmp_path, f"fence_deadline = {written}\n")
+    assert (error.key, error.reason) == ("cluster.fence_deadline", f"{written} is out of range")
+    assert error.hint == "write a number from 1 to 3600"
+
+
+@pytest.mark.parametrize(
+    ("written", "found"), [('"60"', "a string: '60'"), ("true", "a boolean"), ("[60]", "an array")]
+)
+def test_a_fence_deadline_that_is_no_number_is_told_what_it_is(tmp_path: Path, written: str, found: str) -> None:
+    error = cluster_refused(tmp_path, f"fence_deadline = {written}\n")
+    assert (error.key, error.reason) == ("cluster.fence_deadline", f"must be a number, but is {found}")
+
+
+@pytest.mark.parametrize(("written", "found"), [('"true"', "a string: 'true'"), ("1", "an integer: 1")])
+def test_whether_nfsd_may_be_restarted_is_true_or_false(tmp_path: Path, written: str, found: str) -> None:
+    error = cluster_refused(tmp_path, f"restart_nfsd = {written}\n")
+    assert (error.key, error.reason) == ("cluster.restart_nfsd", f"must be a boolean, but is {found}")
+    assert error.hint == "write true or false, without quotes"
+
+
+def test_a_misspelt_key_of_the_cluster_is_answered_with_the_right_one(tmp_path: Path) -> None:
+    error = cluster_refused(tmp_path, "restart_nsfd = true\n")
+    assert (error.key, error.hint) == ("cluster.restart_nsfd", "did you mean 'restart_nfsd'?")
 
 
 # Between services, and the main file

@@ -1,14 +1,41 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which programs make up a service, and which versions of NFS they are told to leave out."""
+"""Which programs make up a service, which versions of NFS they are told to leave out, and who has ended."""
 
 from __future__ import annotations
 
+import fcntl
+import os
+import socket
+import subprocess
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
 
+import inotify_simple
 import pytest
 
-from nlmfo.host.daemons import programs, unwanted, unwanted_by_nfsd
+from nlmfo.errors import CommandFailed, DeadlineExceeded, NlmfoError
+from nlmfo.host import daemons
+from nlmfo.host.daemons import (
+    LOOPBACK,
+    RPCBIND,
+    START,
+    Started,
+    _await,
+    _watches,
+    programs,
+    start_nfsd,
+    unwanted,
+    unwanted_by_nfsd,
+)
+from nlmfo.host.namespaces import Namespaces
+from nlmfo.host.node import Node
+from nlmfo.kernel import lockd, nfsd, nfsd_settings
+from nlmfo.kernel.nfsd_settings import Versions
 from tests.unit import shapes
+
+T = TypeVar("T")
 
 
 @pytest.mark.parametrize(
@@ -47,3 +74,91 @@ def test_the_program_numbers_are_the_registered_ones() -> None:
 )
 def test_nfsd_serves_no_minor_version_that_is_not_listed(versions: tuple[str, ...], off: tuple[str, ...]) -> None:
     assert unwanted_by_nfsd(replace(shapes.service(), versions=versions)) == off
+
+
+def started(pid: int, log: Path) -> Started:
+    """A daemon that has said one line in the run before this one, and two in this."""
+    log.write_text("of last time\n")
+    since = log.stat().st_size
+    with log.open("a") as more:
+        more.write("good morning\nno such \x1b[2J file\n\n")
+    return Started("rpcbind", pid, log, since)
+
+
+def test_nfsdcld_has_not_ended_because_it_closes_a_file_while_it_is_looked_at(tmp_path: Path) -> None:
+    # Of this process, too: the descriptor by which the directory is read is in it, and closed afterwards.
+    with inotify_simple.INotify() as watch:
+        later = fcntl.fcntl(watch, fcntl.F_DUPFD_CLOEXEC, 500)
+    try:
+        assert _watches(started(os.getpid(), tmp_path / "log"))
+    finally:
+        os.close(later)
+
+
+def test_a_daemon_that_has_ended_is_noticed_whether_or_not_anybody_has_waited_for_it(tmp_path: Path) -> None:
+    with subprocess.Popen(["true"]) as ended:
+        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+        with pytest.raises(NlmfoError, match="ended as soon as"):
+            _watches(started(ended.pid, tmp_path / "log"))
+    with pytest.raises(NlmfoError, match="ended as soon as"):
+        _watches(started(ended.pid, tmp_path / "log"))
+
+
+@pytest.mark.timeout(START / 2)
+def test_nobody_waits_for_an_answer_of_a_daemon_that_has_ended_and_its_last_words_are_told(tmp_path: Path) -> None:
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    nowhere = SurroundedByNobody("home")
+    with pytest.raises(NlmfoError) as caught:
+        _await(nowhere, {RPCBIND: started(ended.pid, tmp_path / "rpcbind.log")}, LOOPBACK)
+    assert caught.value.text == "rpcbind ended as soon as it was started: no such ?[2J file"
+    assert caught.value.hint is not None
+    assert str(tmp_path / "rpcbind.log") in caught.value.hint
+
+
+class SurroundedByNobody(Node):
+    """A network in which nothing answers."""
+
+    def open_socket(self, family: int, kind: int) -> socket.socket:
+        raise DeadlineExceeded(f"an answer ({family}, {kind})", 0)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "served", "said"),
+    [
+        (("3",), "-3 +4 +4.1 +4.2", "does not serve NFS version 3"),
+        (("3", "4.2"), "+3 +4 +4.1", "does not serve NFS version 4.2"),
+        (("3",), "+3 -4", "lockd is not in grace"),
+    ],
+)
+def test_nfsd_that_runs_without_what_the_service_needs_has_not_started(
+    monkeypatch: pytest.MonkeyPatch, wanted: tuple[str, ...], served: str, said: str
+) -> None:
+    service = replace(shapes.service(), versions=wanted)
+    on = frozenset(word[1:] for word in served.split() if word.startswith("+"))
+    monkeypatch.setattr(daemons, "run", lambda *_, **__: "")
+    monkeypatch.setattr(nfsd, "threads", lambda: service.threads)
+    monkeypatch.setattr(nfsd_settings, "versions", lambda: Versions(on, frozenset()))
+    monkeypatch.setattr(lockd, "in_grace", lambda: False)
+    with pytest.raises(NlmfoError, match=said) as caught:
+        start_nfsd(InPlace(service.name), service)
+    assert caught.value.hint
+
+
+def test_nfsd_that_does_not_start_is_told_with_what_it_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(argv: list[str], **_: float) -> str:
+        raise CommandFailed(argv, 1, "rpc.nfsd: errno 111")
+
+    monkeypatch.setattr(daemons, "run", fail)
+    with pytest.raises(NlmfoError, match=r"nfsd does not start: .*errno 111") as caught:
+        start_nfsd(InPlace("home"), shapes.service())
+    assert caught.value.hint is not None
+    assert "dmesg" in caught.value.hint
+
+
+class InPlace(Namespaces):
+    """Namespaces that need not be there: work in them is done here."""
+
+    def call(self, function: Callable[[], T], *, deadline: float = 0) -> T:
+        del deadline
+        return function()

@@ -7,11 +7,12 @@ import errno
 
 import pytest
 
+from nlmfo.deadline import Deadline
 from nlmfo.errors import CommandFailed, DeadlineExceeded, ExitCode, NlmfoError, Refused, StepFailed
-from nlmfo.failover.engine import execute
+from nlmfo.failover.engine import SECONDS, USUAL, execute
 from nlmfo.failover.events import StepDone, StepNotDone, StepStarted
 from nlmfo.failover.plan import Action, Step
-from tests.unit.node_fake import Log
+from tests.unit.cluster_fake import Log
 
 MOUNT = Step(Action.MOUNT, "/srv/home")
 EXPORT = Step(Action.EXPORT, "/srv/home")
@@ -29,7 +30,8 @@ class Recorder:
     def prepare(self) -> None:
         self.asked.append("prepare")
 
-    def do(self, step: Step) -> str:
+    def do(self, step: Step, limit: Deadline) -> str:
+        assert 0 < limit.remaining() <= SECONDS.get(step.action, USUAL)
         self.asked.append(str(step))
         if step is self._failing and self._error is not None:
             raise self._error

@@ -35,6 +35,7 @@ MOUNTS = st.builds(
     mountpoint=PATHS.map(Path),
     kind=st.sampled_from(["ext4", "xfs", "fuse.sshfs", "nsfs"]),
     source=st.one_of(PATHS, st.just(""), st.just("none")),
+    options=st.sampled_from(["rw", "ro,size=4k", "rw,vers=3,addr=10.0.0.1", ""]),
 )
 
 
@@ -44,7 +45,7 @@ def mangled(text: str) -> str:
 
 def line(mount: Mount, optional: list[str]) -> str:
     fields = ["22", "1", mount.device, mangled(mount.root), mangled(str(mount.mountpoint)), "rw,relatime", *optional]
-    return " ".join([*fields, "-", mount.kind, mangled(mount.source), "rw"]) + "\n"
+    return " ".join([*fields, "-", mount.kind, mangled(mount.source), mount.options]) + "\n"
 
 
 @pytest.fixture
@@ -69,10 +70,10 @@ def mount(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mounter]:
 
 def test_the_mounts_of_a_real_table() -> None:
     assert parse(TABLE) == (
-        Mount("254:0", "/", Path("/"), "ext4", "/dev/vda"),
-        Mount("0:5", "/sub/dir", Path("/srv/a b"), "tmpfs", "none"),
-        Mount("0:4", "net:[4026532281]", Path("/run/netns/nlmfo-home"), "nsfs", "nsfs"),
-        Mount("8:17", "/", Path("/srv/back\\slash\ttab"), "xfs", "/dev/disk/by-id/x y"),
+        Mount("254:0", "/", Path("/"), "ext4", "/dev/vda", "rw"),
+        Mount("0:5", "/sub/dir", Path("/srv/a b"), "tmpfs", "none", "rw,size=4k"),
+        Mount("0:4", "net:[4026532281]", Path("/run/netns/nlmfo-home"), "nsfs", "nsfs", "rw"),
+        Mount("8:17", "/", Path("/srv/back\\slash\ttab"), "xfs", "/dev/disk/by-id/x y", "rw"),
     )
 
 

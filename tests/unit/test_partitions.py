@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -14,16 +15,15 @@ import pytest
 
 from nlmfo.config import Partition
 from nlmfo.deadline import Deadline, poll_until
-from nlmfo.errors import CommandFailed, Refused
+from nlmfo.errors import CommandFailed, DeadlineExceeded, Refused
 from nlmfo.host import mounts, partitions
+from nlmfo.host.holders import Holder, HolderKind, proc
 from nlmfo.host.partitions import PartitionError
 from nlmfo.kernel import syscalls
 from nlmfo.run import run
-from tests.unit.namespaced import SECONDS, need_root
+from tests.unit.namespaced import SECONDS, loop_device, own_mounts
 
-#: For what stays busy, so this is waited out.
-SOON = 0.5
-#: The same, with time for an unmount on a busy machine.
+#: For what stays busy, so this is waited out; with time for an unmount on a busy machine.
 LATER = 2.0
 
 
@@ -72,24 +72,16 @@ def udev(monkeypatch: pytest.MonkeyPatch) -> Udev:
 @pytest.fixture
 def disk(tmp_path: Path, udev: Udev, monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
     """An ext4 of 4 MB on a loop device; unmounted and detached at the end."""
-    need_root()
-    image, name = tmp_path / "image", str(uuid.uuid4())
-    with image.open("wb") as file:
-        file.truncate(4 << 20)
-    run(["mkfs.ext4", "-q", "-O", "^has_journal", "-U", name, image], deadline=SECONDS)
-    device = Path(run(["losetup", "--find", "--show", image], deadline=SECONDS).strip())
-    links = tmp_path / "by-uuid"
-    links.mkdir()
-    (links / name).symlink_to(device)
-    monkeypatch.setattr(partitions, "BY_UUID", links)
-    udev.devices[name] = [Device(str(device), f"/sys/class/block/{device.name}")]
-    found = Disk(Partition(name, tmp_path / "srv/home", "noatime"), device, udev)
-    try:
+    name, links = str(uuid.uuid4()), tmp_path / "by-uuid"
+    with own_mounts(), loop_device(tmp_path / "image", name) as device:
+        links.mkdir()
+        (links / name).symlink_to(device)
+        monkeypatch.setattr(partitions, "BY_UUID", links)
+        udev.devices[name] = [Device(str(device), f"/sys/class/block/{device.name}")]
+        found = Disk(Partition(name, tmp_path / "srv/home", "noatime"), device, udev)
         yield found
-    finally:
         while mounts.at(found.mountpoint):
             syscalls.umount(found.mountpoint)
-        run(["losetup", "--detach", device], deadline=SECONDS)
 
 
 def test_a_partition_is_mounted_with_its_options_where_there_was_no_directory_yet(disk: Disk) -> None:
@@ -115,12 +107,45 @@ def test_unmounting_what_is_not_mounted_does_no_harm(disk: Disk) -> None:
     assert partitions.is_free(disk.device)
 
 
-def test_a_busy_partition_stays_mounted_and_the_error_says_how_to_find_its_users(disk: Disk) -> None:
+def test_a_busy_partition_stays_mounted_and_the_error_names_who_uses_it(disk: Disk) -> None:
     partitions.mount(disk.partition)
-    with (disk.mountpoint / "open").open("w"), pytest.raises(PartitionError, match="stays busy") as caught:
-        partitions.unmount(disk.partition, deadline=SOON)
-    assert "fuser" in str(caught.value.hint)
+    with (disk.mountpoint / "open").open("w"), pytest.raises(PartitionError) as caught:
+        partitions.unmount(disk.partition, deadline=LATER)
+    holder = Holder(HolderKind.FILE, proc.name(os.getpid()), f"{disk.mountpoint}/open")
+    assert caught.value.holders == (holder,)
+    assert str(caught.value) == f"{disk.mountpoint} stays busy (target is busy): held by {holder}"
+    assert str(caught.value.hint).startswith("end the processes")
     assert partitions.is_mounted(disk.partition)
+
+
+def test_what_a_process_does_to_the_partition_ends_and_then_it_is_unmounted(disk: Disk) -> None:
+    partitions.mount(disk.partition)
+    with subprocess.Popen(["sleep", "0.5"], cwd=disk.mountpoint):
+        partitions.unmount(disk.partition)
+    assert partitions.is_free(disk.device)
+
+
+def test_a_mount_on_a_directory_of_the_partition_is_named_as_what_keeps_it_busy(disk: Disk) -> None:
+    partitions.mount(disk.partition)
+    below = disk.mountpoint / "below"
+    below.mkdir()
+    syscalls.mount("none", below, "tmpfs")
+    with pytest.raises(PartitionError, match=f"mounted on a directory of it: {below}") as caught:
+        partitions.unmount(disk.partition, deadline=LATER)
+    assert f"'umount {below}'" in str(caught.value.hint)
+    syscalls.umount(below)
+
+
+def test_an_unmount_that_a_bind_mount_survives_is_not_the_end(disk: Disk, tmp_path: Path) -> None:
+    partitions.mount(disk.partition)
+    view = tmp_path / "view"
+    view.mkdir()
+    syscalls.mount(str(disk.mountpoint), view, "none", syscalls.MS_BIND)
+    with pytest.raises(PartitionError, match=f"still in use: held by this node: mounted at {view}$") as caught:
+        partitions.unmount(disk.partition, deadline=LATER)
+    assert f"'umount {view}'" in str(caught.value.hint)
+    assert mounts.at(disk.mountpoint) is None
+    syscalls.umount(view)
 
 
 def test_an_unmount_that_another_mount_namespace_survives_is_not_the_end(disk: Disk) -> None:
@@ -131,13 +156,15 @@ def test_an_unmount_that_another_mount_namespace_survives_is_not_the_end(disk: D
         try:
             own = Path("/proc/self/ns/mnt").readlink()
             poll_until("its own namespace", lambda: in_another_namespace(holder.pid, own), Deadline(SECONDS))
-            with pytest.raises(PartitionError, match="another mount namespace keeps it in use") as caught:
+            with pytest.raises(PartitionError, match="but still in use: held by process") as caught:
                 partitions.unmount(disk.partition, deadline=LATER)
-            assert "mountinfo" in str(caught.value.hint)
+            who = f"process {holder.pid} (sleep)"
+            assert caught.value.holders == (Holder(HolderKind.NAMESPACE, who, str(disk.mountpoint)),)
+            assert "end the processes of the mount namespace" in str(caught.value.hint)
             assert mounts.at(disk.mountpoint) is None
         finally:
             holder.kill()
-    partitions.prove_free(disk.device, Deadline(SECONDS))
+    partitions.prove_free(disk.device, Deadline(SECONDS), disk.mountpoint)
 
 
 def in_another_namespace(pid: int, own: Path) -> bool:
@@ -146,12 +173,35 @@ def in_another_namespace(pid: int, own: Path) -> bool:
     return False
 
 
-def test_a_partition_that_something_here_has_mounted_is_refused(disk: Disk) -> None:
-    partitions.refuse_if_held(disk.partition)
+def test_a_device_that_nothing_visible_keeps_is_not_free_for_that(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(partitions, "is_free", lambda _: False)
+    with pytest.raises(PartitionError, match="still in use: nothing visible holds it: the kernel itself may") as caught:
+        partitions.prove_free(disk.device, Deadline(0), disk.mountpoint)
+    assert "nfsd.fh/flush" in str(caught.value.hint)
+
+
+def test_an_umount_that_hangs_is_not_called_busy(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for a disk that does not answer: nobody needs to be ended."""
+
+    def hang(argv: list[str], *, deadline: float) -> str:
+        raise DeadlineExceeded(f"'{argv[0]}' did not end", deadline)
+
+    partitions.mount(disk.partition)
+    monkeypatch.setattr(partitions, "find", lambda _: disk.device)
+    monkeypatch.setattr(partitions, "run", hang)
+    with pytest.raises(PartitionError, match=f"{disk.mountpoint}: umount hangs since 2 s") as caught:
+        partitions.unmount(disk.partition, deadline=LATER)
+    assert "dmesg" in str(caught.value.hint)
+
+
+def test_a_partition_that_something_here_has_mounted_is_refused_and_the_holder_named(disk: Disk) -> None:
+    assert partitions.refuse_if_held(disk.partition) == disk.device
     partitions.mount(disk.partition)
     with pytest.raises(Refused, match="in use on this node already") as caught:
         partitions.refuse_if_held(disk.partition)
     assert caught.value.code == "device-held"
+    assert str(caught.value).endswith(f"held by this node: mounted at {disk.mountpoint}")
+    assert f"'umount {disk.mountpoint}'" in str(caught.value.hint)
 
 
 def test_nothing_is_mounted_over_what_is_mounted_there(disk: Disk) -> None:
@@ -210,3 +260,73 @@ def test_a_mount_that_the_kernel_refuses_says_what_mount_said(disk: Disk) -> Non
     with pytest.raises(CommandFailed, match="no-such-option"):
         partitions.mount(replace(disk.partition, options="no-such-option"))
     assert not partitions.is_mounted(disk.partition)
+
+
+# -- what is in the way of a mount -----------------------------------------------------------------------
+
+
+def test_what_is_in_the_mount_point_is_never_hidden_by_a_mount(disk: Disk) -> None:
+    """Somebody wrote to the directory while the partition was not mounted: that would be missed only later."""
+    disk.mountpoint.mkdir(parents=True)
+    for name in ("d", "a\x1b[2J", "c", "b"):
+        (disk.mountpoint / name).touch()
+    with pytest.raises(PartitionError, match="mountpoint not empty") as caught:
+        partitions.mount(disk.partition)
+    assert "has a?[2J, b, c and 1 more in it" in str(caught.value)
+    assert mounts.at(disk.mountpoint) is None
+
+
+@pytest.mark.parametrize("place", ["home", "."])
+def test_a_file_in_the_place_of_the_mount_point_or_above_it_is_an_error(disk: Disk, place: str) -> None:
+    file = disk.mountpoint.parent / place
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.touch()
+    with pytest.raises(PartitionError, match="is a file and not a directory"):
+        partitions.mount(disk.partition)
+    assert file.is_file()
+    assert partitions.is_free(disk.device)
+
+
+@pytest.mark.parametrize("place", ["home", "."])
+def test_a_symbolic_link_on_the_way_to_the_mount_point_is_an_error(disk: Disk, tmp_path: Path, place: str) -> None:
+    """mount(8) follows it: the partition would be mounted elsewhere, and never be found where it is looked for."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    link = disk.mountpoint.parent / place
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(elsewhere)
+    with pytest.raises(PartitionError, match=f"a symbolic link leads from there to {elsewhere}"):
+        partitions.mount(disk.partition)
+    assert partitions.is_free(disk.device)
+    assert list(elsewhere.iterdir()) == []
+
+
+@pytest.mark.parametrize("target", ["nowhere", "home"])
+def test_a_symbolic_link_to_nowhere_or_to_itself_is_an_error(disk: Disk, target: str) -> None:
+    disk.mountpoint.parent.mkdir(parents=True)
+    disk.mountpoint.symlink_to(target)
+    with pytest.raises(PartitionError):
+        partitions.mount(disk.partition)
+    assert disk.mountpoint.is_symlink()
+
+
+def test_a_file_system_that_noted_errors_is_mounted_as_always(disk: Disk) -> None:
+    run(["debugfs", "-w", "-R", "set_super_value state 2", disk.device], deadline=SECONDS)
+    assert "with errors" in run(["dumpe2fs", "-h", disk.device], deadline=SECONDS)
+    partitions.mount(disk.partition)
+    assert partitions.is_mounted(disk.partition)
+
+
+def test_a_damaged_file_system_is_not_mounted_and_the_hint_says_how_to_mend_it(disk: Disk) -> None:
+    with disk.device.open("r+b") as file:
+        file.seek(2048)  # the group descriptors, with blocks of 1 KiB
+        file.write(b"\xaa" * 64)
+    with pytest.raises(PartitionError, match=f"the file system on {disk.device} is damaged") as caught:
+        partitions.mount(disk.partition)
+    assert f"'e2fsck -f {disk.device}'" in str(caught.value.hint)
+    assert not partitions.is_mounted(disk.partition)
+
+
+def test_a_mount_that_takes_too_long_is_ended(disk: Disk) -> None:
+    with pytest.raises(DeadlineExceeded, match="'mount' did not end"):
+        partitions.mount(disk.partition, deadline=0.0)

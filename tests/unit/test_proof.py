@@ -64,7 +64,7 @@ def expected(record: str, word: str, has_registry: bool) -> str | Refusal:
 
 
 def decide(record: str, word: str, has_registry: bool) -> Proof:
-    return of_absence("home", RECORDS[record], HERE, THIS_BOOT, WORDS[word], has_registry)
+    return of_absence("home", RECORDS[record], HERE, THIS_BOOT, WORDS[word], has_registry=has_registry)
 
 
 @pytest.mark.parametrize("has_registry", [True, False], ids=["registry", "no registry"])
@@ -111,5 +111,19 @@ def test_who_vouches_for_the_wrong_node_is_told_which_one_is_meant(word: str) ->
 @pytest.mark.parametrize("has_registry", [True, False])
 def test_nobody_vouches_for_a_node_on_that_node_itself(word: Word, has_registry: bool) -> None:
     with pytest.raises(Refused, match="node1 is this node itself") as caught:
-        of_absence("home", RECORDS["serving there"], HERE, THIS_BOOT, word, has_registry)
+        of_absence("home", RECORDS["serving there"], HERE, THIS_BOOT, word, has_registry=has_registry)
     assert caught.value.code == "no-proof"
+
+
+def test_without_a_registry_the_owner_that_still_has_its_partitions_mounted_needs_no_word() -> None:
+    found = of_absence("home", RECORDS["serving here"], HERE, THIS_BOOT, Word(), has_registry=False, holds=True)
+    assert found == Proof("this node still has its partitions mounted, from a run that did not end", 8)
+
+
+@pytest.mark.parametrize(
+    "record", ["never served", "released here", "serving here in an earlier boot", "serving there"]
+)
+def test_a_mounted_partition_alone_proves_nothing(record: str) -> None:
+    """It may have been mounted by hand, or by a boot of this node that the record knows nothing of."""
+    with pytest.raises(Refused, match="no registry"):
+        of_absence("home", RECORDS[record], HERE, THIS_BOOT, Word(), has_registry=False, holds=True)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nlmfo.records import ClientRecord, Store, StoreError, absorb, newest
+from nlmfo.records import ClientRecord, Store, StoreError, absorb, directory_name, newest
 from nlmfo.records.store import HIGHEST_STATE
 
 V4 = ip_address("10.10.0.100")
@@ -291,3 +291,24 @@ def test_copies_of_one_generation_that_differ_make_one_union(tmp_path: Path) -> 
     assert clients(store.owed(V4)) == ["192.0.2.1", "192.0.2.2"]
     assert clients(store.owed(V6)) == ["192.0.2.3"]
     assert absorb(store, copy) == ()
+
+
+def test_whether_everybody_was_told_is_noted_for_one_generation(store: Store) -> None:
+    assert store.begin_generation() == 1
+    assert not store.told()
+    store.mark_told()
+    assert store.told()
+    store.begin_generation()
+    assert not store.told()
+
+
+def test_a_note_for_one_of_two_addresses_is_none(store: Store) -> None:
+    store.begin_generation()
+    store.mark_told()
+    (store.state / directory_name(ADDRESSES[-1]) / "told").unlink()
+    assert not store.told()
+
+
+def test_a_generation_can_begin_above_a_number_that_is_known_from_elsewhere(store: Store) -> None:
+    assert store.begin_generation(16) == 17
+    assert store.begin_generation(17) == 19

@@ -1,63 +1,86 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Whole runs, on a node in memory and with a real registry: whatever happens, nothing is half-served in silence."""
+"""Whole runs, in a cluster in memory: whatever fails, nothing is half-served in silence."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from nlmfo.config import Config, Service
+from nlmfo.config import Config, Isolation, Service
 from nlmfo.errors import DeadlineExceeded, ExitCode, Incomplete, NlmfoError, NotOwned, Refused, StepFailed
 from nlmfo.failover import plan, runs
-from nlmfo.failover.events import CleaningUp, Event, Proved, RollingBack, StepNotDone, StepStarted
+from nlmfo.failover.events import (
+    CleaningUp,
+    Ended,
+    Event,
+    Outcome,
+    Planned,
+    Proved,
+    RollingBack,
+    StepDone,
+    StepNotDone,
+    StepStarted,
+    Verb,
+)
 from nlmfo.failover.plan import Action
+from nlmfo.failover.runs import Outlook
 from nlmfo.ownership.proof import Word
 from nlmfo.ownership.record import OwnerRecord, Standing
 from nlmfo.ownership.registry import DirectoryRegistry, NoRegistry
 from tests.unit import shapes
-from tests.unit.node_fake import Log, Node, hands_of
-from tests.unit.shapes import EARLIER_BOOT, HERE, THERE
+from tests.unit.cluster_fake import Cluster, Killed, Log, Node, Spot
+from tests.unit.shapes import HERE, THERE
 
 SERVICE = shapes.service(partitions=2, addresses=2)
-TAKEOVER_ACTIONS = [step.action for step in plan.takeover(SERVICE)]
-RELEASE_ACTIONS = [step.action for step in plan.release(SERVICE, shapes.all_up(SERVICE))]
+TAKEOVER_ACTIONS = list(dict.fromkeys(step.action for step in plan.takeover(SERVICE, shapes.observed(SERVICE))[1]))
+RELEASE_ACTIONS = list(dict.fromkeys(step.action for step in plan.release(SERVICE, shapes.all_up(SERVICE))))
 
 
 class Scene:
-    """One node, one service, one registry, and the runs of nlmfo on it."""
+    """The first node of a cluster, one service, and the runs of nlmfo on it."""
 
     def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        registry = directory / "registry"
-        (registry / "services").mkdir(parents=True)
-        self.service = SERVICE
-        self.config: Config = shapes.config(registry)
-        self.registry = DirectoryRegistry(registry)
-        self.node = Node(SERVICE)
-        self.log = Log()
-        self.run = directory / "run"
-        monkeypatch.setattr(runs, "RUN", self.run)
-        monkeypatch.setattr(runs, "observe", self.node.observe)
-        monkeypatch.setattr(runs, "Actions", hands_of(self.node))
+        self.cluster = Cluster([SERVICE], directory, monkeypatch)
+        self.run = directory / HERE
 
-    def takeover(self, word: Word | None = None) -> bool:
-        return runs.takeover(self.config, self.service, word or Word(), self.log)
+    @property
+    def node(self) -> Node:
+        return self.cluster.nodes[HERE]
+
+    @property
+    def spot(self) -> Spot:
+        return self.node.spot("home")
+
+    @property
+    def log(self) -> Log:
+        return self.cluster.log
+
+    def takeover(self, *, fenced: str | None = None) -> bool:
+        return self.cluster.takeover(HERE, "home", fenced=fenced)
 
     def release(self) -> None:
-        runs.release(self.config, self.service, self.log)
+        self.cluster.release(HERE, "home")
+
+    def serves(self) -> bool:
+        return self.cluster.serving("home") == [HERE]
 
     def owner(self) -> OwnerRecord | None:
-        return self.registry.read(self.service.name)
+        return self.cluster.registry.read("home")
 
     def owned_by(self, node: str, standing: Standing = Standing.SERVING) -> OwnerRecord:
-        record = shapes.record(7, node, standing, boot=EARLIER_BOOT)
-        (self.registry.directory / "services/home/owner").mkdir(parents=True, exist_ok=True)
-        self.registry.claim(record)
+        record = shapes.record(7, node, standing, boot="an earlier boot")
+        self.cluster.registry.claim(record)
         return record
+
+    def outlook(self, verb: Verb, word: Word | None = None) -> Outlook:
+        with self.cluster._nlmfo(HERE, None) as config:
+            return runs.outlook(config, SERVICE, verb, word or Word())
 
 
 @pytest.fixture
@@ -72,20 +95,27 @@ def standing(record: OwnerRecord | None) -> tuple[int, str, str]:
 
 def test_a_takeover_serves_and_says_so_in_the_registry(scene: Scene) -> None:
     assert scene.takeover() is True
-    assert scene.node.serves()
+    assert scene.serves()
     assert standing(scene.owner()) == (1, HERE, "serving")
+    assert scene.log.events[-1] == Ended(Outcome.SERVED)
 
 
-def test_a_takeover_begins_with_the_proof(scene: Scene) -> None:
+def test_a_takeover_begins_with_the_proof_and_tells_the_whole_plan(scene: Scene) -> None:
     scene.takeover()
-    assert scene.log.events[0] == Proved("home", "it was never served before", 1)
+    assert scene.log.of(Proved) == [Proved("home", "it was never served before", 1)]
+    (planned,) = scene.log.of(Planned)
+    assert isinstance(planned, Planned)
+    done = [event.step for event in scene.log.events if isinstance(event, StepDone)]
+    assert sorted(map(str, done)) == sorted(map(str, planned.steps))
+    assert scene.log.events.index(planned) < scene.log.events.index(scene.log.of(StepStarted)[0])
 
 
 def test_a_release_takes_all_of_it_down_and_says_so_in_the_registry(scene: Scene) -> None:
     scene.takeover()
     scene.release()
-    assert scene.node.empty()
+    assert scene.spot.empty()
     assert standing(scene.owner()) == (1, HERE, "released")
+    assert scene.log.events[-1] == Ended(Outcome.RELEASED)
 
 
 def test_a_service_that_moves_back_and_forth_rises_by_one_epoch_each_time(scene: Scene) -> None:
@@ -99,17 +129,51 @@ def test_taking_over_what_is_served_here_already_touches_nothing(scene: Scene) -
     scene.takeover()
     scene.log.events.clear()
     scene.node.begun.clear()
+    journals = len(scene.node.journals)
     assert scene.takeover() is False
     assert scene.node.begun == []
     assert scene.log.events == []
+    assert len(scene.node.journals) == journals
     assert standing(scene.owner()) == (1, HERE, "serving")
 
 
 def test_records_that_a_killed_release_left_frozen_are_thawed_by_a_takeover_of_what_still_serves(scene: Scene) -> None:
     scene.takeover()
-    scene.node.frozen = True
-    assert scene.takeover() is False
-    assert not scene.node.frozen
+    scene.spot.frozen = True
+    scene.node.begun.clear()
+    assert scene.takeover() is True
+    assert not scene.spot.frozen
+    assert scene.node.begun == [Action.THAW]
+
+
+def test_clients_that_a_killed_takeover_did_not_tell_are_told_by_the_next_one(scene: Scene) -> None:
+    scene.takeover()
+    scene.cluster.records["home"].told_state = 0
+    scene.node.begun.clear()
+    scene.takeover()
+    assert scene.node.begun == [Action.ANSWER, Action.NOTIFY, Action.RECLAIM]
+    assert scene.cluster.records["home"].told
+
+
+def test_after_grace_everything_goes_down_and_up_again_so_that_they_can_be_told(scene: Scene) -> None:
+    scene.takeover()
+    scene.cluster.records["home"].told_state = 0
+    scene.cluster.grace_ends()
+    scene.takeover()
+    assert scene.serves()
+    assert scene.cluster.records["home"].told
+    assert standing(scene.owner()) == (2, HERE, "serving")
+
+
+def test_when_the_rest_of_a_late_takeover_fails_the_service_goes_on_being_served(scene: Scene) -> None:
+    scene.takeover()
+    scene.cluster.records["home"].told_state = 0
+    scene.node.instead[Action.NOTIFY] = NlmfoError("no network", hint="mend it")
+    with pytest.raises(Incomplete, match="no network") as caught:
+        scene.takeover()
+    assert str(caught.value.hint).startswith("mend it; then 'nlmfo resume home'")
+    assert scene.serves()
+    assert scene.cluster.unfinished(HERE, "home")
 
 
 def test_a_refused_takeover_touches_nothing(scene: Scene) -> None:
@@ -119,78 +183,98 @@ def test_a_refused_takeover_touches_nothing(scene: Scene) -> None:
     assert caught.value.code == "still-served"
     assert scene.node.begun == []
     assert scene.log.events == []
+    assert scene.node.journals == {}
     assert scene.owner() == record
-
-
-def test_a_takeover_without_a_registry_to_read_touches_nothing(scene: Scene) -> None:
-    (scene.registry.directory / "services").rmdir()
-    with pytest.raises(Refused) as caught:
-        scene.takeover()
-    assert caught.value.code == "registry-unavailable"
-    assert scene.node.begun == []
 
 
 def test_a_fenced_owner_is_succeeded(scene: Scene) -> None:
     scene.owned_by(THERE)
-    scene.takeover(Word(fenced=THERE))
+    scene.cluster.power_cut(THERE)
+    scene.takeover(fenced=THERE)
     assert standing(scene.owner()) == (8, HERE, "serving")
 
 
 def test_what_an_earlier_boot_of_this_node_served_is_taken_over_again(scene: Scene) -> None:
     scene.owned_by(HERE)
     scene.takeover()
-    assert scene.node.serves()
+    assert scene.serves()
     assert standing(scene.owner()) == (8, HERE, "serving")
 
 
+def test_what_an_earlier_boot_of_this_node_served_can_be_let_go(scene: Scene) -> None:
+    scene.owned_by(HERE)
+    scene.release()
+    assert scene.node.begun == [Action.DISOWN]
+    assert standing(scene.owner()) == (7, HERE, "released")
+
+
 @pytest.mark.parametrize("when", ["instead", "afterwards"])
-@pytest.mark.parametrize("action", TAKEOVER_ACTIONS[1:])
+@pytest.mark.parametrize("action", TAKEOVER_ACTIONS[2:])
 def test_a_step_that_fails_takes_down_what_was_begun(scene: Scene, action: Action, when: str) -> None:
     getattr(scene.node, when)[action] = NlmfoError("broken", hint="mend it")
     with pytest.raises(StepFailed) as caught:
         scene.takeover()
     assert caught.value.hint == "mend it"
-    assert scene.node.empty()
+    assert scene.spot.empty()
     assert standing(scene.owner()) == (1, HERE, "released")
     assert scene.log.of(RollingBack) == [RollingBack("home")]
+    assert scene.log.of(Ended) == [Ended(Outcome.TAKEN_DOWN, str(caught.value))]
+    assert not scene.cluster.unfinished(HERE, "home")
 
 
-def test_a_claim_that_fails_leaves_the_owner_as_it_was(scene: Scene) -> None:
+@pytest.mark.parametrize("action", [Action.PROVE, Action.CLAIM])
+def test_what_fails_before_the_claim_leaves_the_owner_as_it_was_and_nothing_to_take_down(
+    scene: Scene, action: Action
+) -> None:
     record = scene.owned_by(THERE, Standing.RELEASED)
-    scene.node.instead[Action.CLAIM] = Refused("device-held", "it is in use")
+    scene.node.instead[action] = Refused("device-held", "it is in use")
     with pytest.raises(StepFailed) as caught:
         scene.takeover()
     assert caught.value.exit_code is ExitCode.REFUSED
-    assert scene.node.empty()
+    assert scene.spot.empty()
     assert scene.owner() == record
+    assert scene.log.of(RollingBack) == []
+    assert scene.log.of(Ended) == [Ended(Outcome.UNTOUCHED, str(caught.value))]
+
+
+@pytest.mark.parametrize(
+    "code", ["mmp-in-use", "fsck-running", "newer-copy", "wrong-node", "wrong-state", "owner-unreadable"]
+)
+def test_evidence_that_comes_up_late_takes_everything_down_and_tells_nobody_to_go_ahead(
+    scene: Scene, code: str
+) -> None:
+    scene.node.instead[Action.RECORDS] = Refused(code, "somebody else may serve it")
+    with pytest.raises(StepFailed):
+        scene.takeover()
+    assert scene.spot.empty()
+    assert standing(scene.owner()) == (1, HERE, "serving")
 
 
 def test_a_claim_that_another_node_wins_leaves_the_winner_in_peace(scene: Scene) -> None:
-    winner = replace(shapes.record(1, THERE), boot_id=EARLIER_BOOT)
+    winner = shapes.record(1, THERE)
 
     def other_node_is_faster(event: Event) -> None:
-        scene.log(event)
         if isinstance(event, Proved):
-            (scene.registry.directory / "services/home/owner").mkdir(parents=True)
-            scene.registry.claim(winner)
+            scene.cluster.registry.claim(winner)
 
-    with pytest.raises(StepFailed) as caught:
-        runs.takeover(scene.config, SERVICE, Word(), other_node_is_faster)
+    with pytest.raises(StepFailed) as caught, scene.cluster._nlmfo(HERE, None) as config:
+        runs.takeover(config, SERVICE, Word(), other_node_is_faster)
     assert caught.value.exit_code is ExitCode.REFUSED
     assert scene.owner() == winner
-    assert scene.node.begun == [Action.CLAIM]
+    assert scene.node.begun == [Action.PROVE, Action.CLAIM]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1), MemoryError(), ZeroDivisionError()])
-@pytest.mark.parametrize("action", TAKEOVER_ACTIONS)
+@pytest.mark.parametrize("action", [action for action in TAKEOVER_ACTIONS if action not in plan.SIDE_BY_SIDE])
 def test_an_interruption_at_any_step_takes_down_what_was_begun(
     scene: Scene, action: Action, error: BaseException
 ) -> None:
     scene.node.afterwards[action] = error
     with pytest.raises(type(error)):
         scene.takeover()
-    assert scene.node.empty()
-    assert standing(scene.owner()) == (1, HERE, "released")
+    assert scene.spot.empty()
+    owner = scene.owner()
+    assert owner is None or standing(owner) == (1, HERE, "released")
 
 
 @pytest.mark.parametrize("action", RELEASE_ACTIONS[:-1])
@@ -202,10 +286,12 @@ def test_when_taking_down_fails_too_the_run_is_incomplete_and_the_service_stays_
     with pytest.raises(Incomplete) as caught:
         scene.takeover()
     assert caught.value.exit_code is ExitCode.INCOMPLETE
+    assert "first trouble" in caught.value.text
     assert "second trouble" in caught.value.text
     assert f"fence {HERE}" in str(caught.value.hint)
-    assert "nlmfo release home" in str(caught.value.hint)
+    assert "nlmfo abort home" in str(caught.value.hint)
     assert standing(scene.owner()) == (1, HERE, "serving")
+    assert scene.cluster.unfinished(HERE, "home")
 
 
 @pytest.mark.parametrize(
@@ -218,99 +304,99 @@ def test_when_nothing_can_be_observed_during_the_taking_down_the_run_is_incomple
         raise error
 
     def trouble(event: Event) -> None:
-        if isinstance(event, RollingBack):
-            monkeypatch.setattr(runs, "observe", blind)
+        if isinstance(event, StepNotDone):
+            monkeypatch.setattr(runs, "look", blind)
 
     scene.node.instead[Action.EXPORT] = NlmfoError("first trouble")
-    with pytest.raises(Incomplete):
-        runs.takeover(scene.config, SERVICE, Word(), trouble)
+    with pytest.raises(Incomplete), scene.cluster._nlmfo(HERE, None) as config:
+        runs.takeover(config, SERVICE, Word(), trouble)
 
 
-def test_after_an_incomplete_run_release_finishes_the_work_once_the_cause_is_gone(scene: Scene) -> None:
+@pytest.mark.parametrize("how", ["release", "abort", "resume"])
+def test_after_an_incomplete_run_the_work_is_finished_once_the_cause_is_gone(scene: Scene, how: str) -> None:
     scene.node.afterwards[Action.NOTIFY] = NlmfoError("first trouble")
     scene.node.instead[Action.UMOUNT] = NlmfoError("target is busy")
     with pytest.raises(Incomplete):
         scene.takeover()
     scene.node.instead.clear()
-    scene.release()
-    assert scene.node.empty()
+    # It was on its way back: resuming does not try to take over again.
+    getattr(scene.cluster, how)(HERE, "home")
+    assert scene.spot.empty()
     assert standing(scene.owner()) == (1, HERE, "released")
-
-
-class Killed(BaseException):
-    """SIGKILL: nothing of the run happens after it."""
-
-
-def kill_at(scene: Scene, monkeypatch: pytest.MonkeyPatch, position: int) -> None:
-    """Run a takeover that is killed before its step number ``position``, in the midst of nlmfo and without mercy."""
-
-    def reaper(event: Event) -> None:
-        if isinstance(event, StepStarted) and len(scene.node.begun) == position:
-            raise Killed
-
-    with monkeypatch.context() as dead:
-        dead.setattr(runs, "_take_down", lambda *_: None)
-        with pytest.raises(Killed):
-            runs.takeover(scene.config, SERVICE, Word(), reaper)
-    scene.node.begun.clear()
-
-
-@pytest.mark.parametrize("position", range(len(TAKEOVER_ACTIONS)))
-def test_killed_before_any_step_a_second_takeover_gets_there(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch, position: int
-) -> None:
-    kill_at(scene, monkeypatch, position)
-    scene.takeover()
-    assert scene.node.serves()
-    assert standing(scene.owner())[1:] == (HERE, "serving")
-
-
-@pytest.mark.parametrize("position", range(1, len(TAKEOVER_ACTIONS)))
-def test_killed_before_any_step_a_release_gets_there_too(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch, position: int
-) -> None:
-    kill_at(scene, monkeypatch, position)
-    scene.release()
-    assert scene.node.empty()
-    assert standing(scene.owner()) == (1, HERE, "released")
+    assert not scene.cluster.unfinished(HERE, "home")
 
 
 @pytest.mark.parametrize("action", RELEASE_ACTIONS)
-def test_a_release_that_fails_at_any_step_can_be_run_again(scene: Scene, action: Action) -> None:
+def test_a_release_that_fails_at_any_step_is_incomplete_and_can_be_resumed(scene: Scene, action: Action) -> None:
     scene.takeover()
-    scene.node.instead[action] = NlmfoError("broken")
-    with pytest.raises(StepFailed):
+    scene.node.instead[action] = NlmfoError("broken", hint="mend it")
+    with pytest.raises(Incomplete, match="broken") as caught:
         scene.release()
+    assert caught.value.exit_code is ExitCode.INCOMPLETE
+    then = "then 'nlmfo resume home' goes on from here, 'nlmfo abort home' goes back"
+    assert caught.value.hint == f"mend it; {then}"
     assert standing(scene.owner()) == (1, HERE, "serving")
+    assert scene.cluster.unfinished(HERE, "home")
     scene.node.instead.clear()
-    scene.release()
-    assert scene.node.empty()
+    assert scene.cluster.resume(HERE, "home") is True
+    assert scene.spot.empty()
     assert standing(scene.owner()) == (1, HERE, "released")
+    assert scene.cluster.resume(HERE, "home") is False
+
+
+def test_a_release_that_is_interrupted_says_that_something_is_left(scene: Scene) -> None:
+    scene.takeover()
+    scene.node.afterwards[Action.STOP_NFSD] = KeyboardInterrupt()
+    with pytest.raises(Incomplete, match="interrupted") as caught:
+        scene.release()
+    assert "nlmfo resume home" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("action", RELEASE_ACTIONS[1:])
 def test_a_release_that_was_cut_off_at_any_step_can_be_turned_into_a_takeover(scene: Scene, action: Action) -> None:
     scene.takeover()
-    scene.node.afterwards[action] = KeyboardInterrupt()
-    with pytest.raises(KeyboardInterrupt):
+    scene.node.afterwards[action] = NlmfoError("broken")
+    with pytest.raises(Incomplete):
         scene.release()
     scene.node.afterwards.clear()
     scene.takeover()
-    assert scene.node.serves()
+    assert scene.serves()
     assert standing(scene.owner()) == (2, HERE, "serving")
+    assert not scene.cluster.unfinished(HERE, "home")
+
+
+def test_a_release_that_has_taken_nothing_down_yet_is_called_off_by_abort(scene: Scene) -> None:
+    scene.takeover()
+    scene.node.afterwards[Action.FREEZE] = NlmfoError("broken")
+    with pytest.raises(Incomplete):
+        scene.release()
+    scene.node.afterwards.clear()
+    scene.cluster.abort(HERE, "home")
+    assert scene.serves()
+    assert not scene.spot.frozen
+    assert standing(scene.owner()) == (1, HERE, "serving")
+    assert not scene.cluster.unfinished(HERE, "home")
+
+
+def test_there_is_nothing_to_abort_after_a_run_that_came_to_its_end(scene: Scene) -> None:
+    scene.takeover()
+    with pytest.raises(NlmfoError, match="no run on this node is unfinished") as caught:
+        scene.cluster.abort(HERE, "home")
+    assert "nlmfo release home" in str(caught.value.hint)
+    assert scene.serves()
 
 
 def test_what_a_dead_run_left_behind_goes_before_the_new_takeover_begins(scene: Scene) -> None:
-    scene.owned_by(THERE, Standing.RELEASED)
-    scene.node.mounted.add(SERVICE.mount_order[0].uuid)
+    scene.owned_by(HERE, Standing.RELEASED)
+    scene.spot.mounted.add(SERVICE.mount_order[0].uuid)
     scene.takeover()
     assert scene.log.of(CleaningUp) == [CleaningUp("home")]
     assert scene.node.begun.index(Action.UMOUNT) < scene.node.begun.index(Action.CLAIM)
-    assert scene.node.serves()
+    assert scene.serves()
 
 
 def test_when_the_rest_cannot_be_taken_down_the_takeover_does_not_begin(scene: Scene) -> None:
-    scene.node.mounted.add(SERVICE.mount_order[0].uuid)
+    scene.spot.mounted.add(SERVICE.mount_order[0].uuid)
     scene.node.instead[Action.UMOUNT] = DeadlineExceeded("unmount", 30)
     with pytest.raises(StepFailed) as caught:
         scene.takeover()
@@ -332,12 +418,26 @@ def test_releasing_what_was_never_served_is_no_work_either(scene: Scene) -> None
         scene.release()
 
 
-def test_the_rest_of_a_service_that_another_node_serves_goes_without_touching_its_record(scene: Scene) -> None:
-    record = scene.owned_by(THERE)
-    scene.node.mounted.add(SERVICE.mount_order[0].uuid)
-    scene.release()
-    assert scene.node.empty()
-    assert scene.owner() == record
+@pytest.mark.parametrize("then", list(Standing))
+@pytest.mark.parametrize("how", ["release", "takeover", "resume", "abort"])
+def test_what_is_still_mounted_after_another_node_took_over_is_never_touched_again(
+    scene: Scene, then: Standing, how: str
+) -> None:
+    """An unmount writes, and so would a journal: over what the other node has written since."""
+    scene.takeover()
+    with pytest.raises(Killed):
+        scene.cluster.release(HERE, "home", kill_at=20)
+    scene.cluster.registry.claim(replace(shapes.record(2, THERE, then)))
+    before, journals = list(scene.node.begun), len(scene.node.journals)
+    with pytest.raises(Refused) as caught:
+        getattr(scene.cluster, how)(HERE, "home")
+    assert caught.value.code == "superseded"
+    assert "sysrq-trigger" in str(caught.value.hint)
+    assert scene.node.begun == before
+    assert len(scene.node.journals) == journals
+    found = scene.outlook(Verb.RELEASE)
+    assert found.refused is not None
+    assert found.refused.code == "superseded"
 
 
 def test_a_failed_step_is_told_before_the_taking_down_begins(scene: Scene) -> None:
@@ -348,26 +448,69 @@ def test_a_failed_step_is_told_before_the_taking_down_begins(scene: Scene) -> No
     assert kinds.index(StepNotDone) < kinds.index(RollingBack)
 
 
-@pytest.mark.parametrize("run", ["takeover", "release"])
-def test_while_one_run_is_at_work_on_a_service_another_does_not_begin(scene: Scene, run: str) -> None:
+def test_planning_changes_nothing_and_says_what_a_run_would_do(scene: Scene) -> None:
+    found = scene.outlook(Verb.TAKEOVER)
+    assert found.refused is None
+    assert found.proof is not None
+    assert found.proof.epoch == 1
+    assert scene.node.begun == []
+    assert scene.node.journals == {}
+    scene.takeover()
+    assert list(dict.fromkeys(scene.node.begun)) == [*dict.fromkeys(step.action for step in found.steps)]
+
+
+def test_a_plan_that_would_be_refused_is_made_all_the_same(scene: Scene) -> None:
+    scene.owned_by(THERE)
+    found = scene.outlook(Verb.TAKEOVER)
+    assert found.refused is not None
+    assert found.refused.code == "still-served"
+    assert found.steps
+    assert scene.outlook(Verb.TAKEOVER, Word(fenced=THERE)).refused is None
+    with pytest.raises(NotOwned):
+        scene.outlook(Verb.RELEASE)
+
+
+def test_host_isolation_without_a_way_into_grace_is_refused_before_anything_is_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse = runs._refuse_if_unfit
+    service = replace(SERVICE, isolation=Isolation.HOST)
+    cluster = Cluster([service], tmp_path, monkeypatch)
+    monkeypatch.setattr(runs, "_refuse_if_unfit", refuse)
+    monkeypatch.setattr(cluster, "config", lambda node: Config(tmp_path, node, tmp_path, {"home": service}, ()))
+    with pytest.raises(Refused, match="cannot be put into grace without a restart") as caught:
+        cluster.takeover(HERE, "home")
+    assert caught.value.code == "no-grace"
+    assert cluster.nodes[HERE].begun == []
+
+
+@pytest.fixture
+def another_run(scene: Scene) -> Iterator[Scene]:
     scene.run.mkdir()
     with (scene.run / "home.lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(NlmfoError, match="another nlmfo is at work on it"):
-            getattr(scene, run)()
-    assert scene.node.begun == []
+        yield scene
+
+
+@pytest.mark.parametrize("run", ["takeover", "release", "resume", "abort"])
+def test_while_one_run_is_at_work_on_a_service_another_does_not_begin(another_run: Scene, run: str) -> None:
+    with pytest.raises(NlmfoError, match="another nlmfo is at work on it"):
+        getattr(another_run.cluster, run)(HERE, "home")
+    assert another_run.node.begun == []
 
 
 def test_two_runs_of_which_neither_waits_do_not_share_the_service(scene: Scene) -> None:
     refused: list[NlmfoError] = []
 
-    def meanwhile(event: Event) -> None:
-        if isinstance(event, Proved):
-            with pytest.raises(NlmfoError, match="another nlmfo is at work on it") as caught:
-                scene.release()
-            refused.append(caught.value)
+    with scene.cluster._nlmfo(HERE, None) as config:
 
-    assert runs.takeover(scene.config, SERVICE, Word(), meanwhile) is True
+        def meanwhile(event: Event) -> None:
+            if isinstance(event, Proved):
+                with pytest.raises(NlmfoError, match="another nlmfo is at work on it") as caught:
+                    runs.release(config, SERVICE, Log())
+                refused.append(caught.value)
+
+        assert runs.takeover(config, SERVICE, Word(), meanwhile) is True
     assert len(refused) == 1
 
 
@@ -378,11 +521,31 @@ def test_runs_for_different_services_do_not_wait_for_each_other(scene: Scene) ->
         assert scene.takeover() is True
 
 
+def test_runs_for_services_that_share_an_nfsd_wait_for_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "TURN", 0.2)
+    cluster = Cluster([replace(SERVICE, isolation=Isolation.HOST)], tmp_path, monkeypatch)
+    (tmp_path / HERE).mkdir()
+    with (tmp_path / HERE / "host.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(DeadlineExceeded, match="the run of another service that shares this node's nfsd"):
+            cluster.takeover(HERE, "home")
+    assert cluster.nodes[HERE].begun == []
+    assert cluster.takeover(HERE, "home") is True
+
+
 def test_a_run_that_ended_lets_the_next_one_in_whether_it_failed_or_not(scene: Scene) -> None:
     scene.node.instead[Action.MOUNT] = NlmfoError("broken")
     with pytest.raises(StepFailed):
         scene.takeover()
     scene.node.instead.clear()
+    assert scene.takeover() is True
+
+
+def test_a_run_that_was_killed_lets_the_next_one_in(scene: Scene) -> None:
+    with pytest.raises(Killed):
+        scene.cluster.takeover(HERE, "home", kill_at=20)
     assert scene.takeover() is True
 
 
@@ -402,7 +565,8 @@ def test_what_a_run_starts_does_not_inherit_its_lock(scene: Scene) -> None:
                 if same:
                     flags.append(os.get_inheritable(number))
 
-    runs.takeover(scene.config, SERVICE, Word(), look)
+    with scene.cluster._nlmfo(HERE, None) as config:
+        runs.takeover(config, SERVICE, Word(), look)
     assert flags
     assert not any(flags)
 

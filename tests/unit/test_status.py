@@ -5,24 +5,26 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from nlmfo.cli import text
 from nlmfo.errors import Refused
 from nlmfo.failover import status
-from nlmfo.failover.observe import Observed, observe
+from nlmfo.failover.look import look
+from nlmfo.failover.observe import Observed
 from nlmfo.failover.status import ServiceStatus, of_service
 from nlmfo.ownership.record import Standing
 from nlmfo.ownership.registry import DirectoryRegistry
 from tests.unit import shapes
-from tests.unit.shapes import EARLIER_BOOT, HERE, THERE
+from tests.unit.shapes import EARLIER_BOOT, THERE
 
 SERVICE = shapes.service(partitions=2)
 
 
 def seen_as(monkeypatch: pytest.MonkeyPatch, seen: Observed) -> ServiceStatus:
-    monkeypatch.setattr(status, "observe", lambda *_: seen)
+    monkeypatch.setattr(status, "look", lambda *_: seen)
     return of_service(shapes.config(None), SERVICE)
 
 
@@ -31,8 +33,9 @@ def line(state: ServiceStatus) -> str:
 
 
 @pytest.fixture(autouse=True)
-def utc(monkeypatch: pytest.MonkeyPatch) -> None:
+def utc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(time, "localtime", time.gmtime)
+    monkeypatch.setattr(status, "RUNS", tmp_path / "no-runs")
 
 
 def test_a_service_that_is_all_up_is_served_here(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,7 +55,7 @@ def test_a_service_of_which_anything_is_missing_is_only_partly_here(
     less = {"mounted": 1, "threads": 0, "exported": False, "addresses": False, "owned": False}[missing]
     found = seen_as(monkeypatch, shapes.observed(SERVICE, **(whole | {missing: less})))  # type: ignore[arg-type]
     assert found.here == "partly"
-    assert "PARTLY up here: run 'nlmfo takeover' or 'nlmfo release'" in line(found)
+    assert "PARTLY up here: run 'nlmfo resume' or 'nlmfo abort'" in line(found)
 
 
 def test_a_service_that_another_node_serves_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,6 +81,32 @@ def test_what_is_up_here_without_any_owner_on_record_does_not_go_unsaid(monkeypa
     assert "PARTLY up here" in line(found)
 
 
+def test_clients_that_were_not_told_are_a_warning() -> None:
+    found = ServiceStatus("home", shapes.record(), "serving", in_grace=True, problem=None, untold=True)
+    assert line(found).endswith("WARNING: not every client was told to reclaim: run 'nlmfo takeover' here")
+
+
+@pytest.mark.parametrize("here", ["no", "partly", "serving"])
+def test_a_run_that_was_cut_off_is_a_warning(here: Literal["no", "partly", "serving"]) -> None:
+    found = ServiceStatus(
+        "home",
+        shapes.record(),
+        here,
+        in_grace=False,
+        problem=None,
+        unfinished="release, stop nfsd",
+    )
+    assert "WARNING: a run was cut off here (release, stop nfsd): run 'nlmfo resume' or 'nlmfo abort'" in line(found)
+
+
+def test_what_another_node_took_over_and_is_still_mounted_here_is_not_to_be_released(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = seen_as(monkeypatch, shapes.observed(SERVICE, owner=shapes.record(7, THERE), mounted=1))
+    assert found.superseded
+    assert "STILL MOUNTED here, and must not be written to" in line(found)
+
+
 def test_grace_is_shown_while_it_lasts() -> None:
     found = ServiceStatus("home", shapes.record(), "serving", in_grace=True, problem=None)
     assert line(found).endswith(", here, in grace")
@@ -98,7 +127,7 @@ def test_several_services_stand_in_columns() -> None:
 def test_on_a_node_where_nothing_is_up_nothing_is_observed(tmp_path: Path) -> None:
     (tmp_path / "services").mkdir()
     service = shapes.service(name="unit-nothing-here")
-    seen = observe(service, HERE, DirectoryRegistry(tmp_path))
+    seen = look(shapes.config(tmp_path), service, DirectoryRegistry(tmp_path))
     assert seen == shapes.observed(service)
     assert not seen.anything()
     assert not seen.serves(service)
@@ -117,9 +146,9 @@ def test_a_service_is_owned_by_the_node_and_the_boot_that_serve_it(tmp_path: Pat
     (tmp_path / "services").mkdir()
     registry = DirectoryRegistry(tmp_path)
     registry.claim(record)  # type: ignore[arg-type]
-    assert observe(SERVICE, HERE, registry).owned is owned
+    assert look(shapes.config(tmp_path), SERVICE, registry).owned is owned
 
 
 def test_an_observation_without_a_registry_to_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused):
-        observe(SERVICE, HERE, DirectoryRegistry(tmp_path))
+        look(shapes.config(tmp_path), SERVICE, DirectoryRegistry(tmp_path))

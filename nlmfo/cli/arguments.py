@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The command line's grammar: commands, options, and which function of ``nlmfo.cli.commands`` does each."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from nlmfo import __version__
+from nlmfo.cli import commands
+
+CONFIG = Path("/etc/nlmfo")
+#: Refusals that ``--force=CODE`` passes: what they guard against, the operator may know better.
+FORCIBLE = (
+    "own-client",
+    "stale-records",
+    "nfsd-bound",
+    "statd-without-callout",
+    "statd-notifies",
+    "sm-notify-lifts-grace",
+    "no-client-tracking",
+)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser; ``arguments.command`` is a function of configuration and arguments."""
+    top = argparse.ArgumentParser(
+        prog="nlmfo",
+        description="Move an NFS service between nodes without losing a lock.",
+        allow_abbrev=False,
+    )
+    top.add_argument("--version", action="version", version=f"nlmfo {__version__}")
+    top.add_argument(
+        "--config",
+        type=_absolute,
+        default=CONFIG,
+        metavar="DIR",
+        help=f"where the configuration is (default: {CONFIG})",
+    )
+    found = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_runs(found)
+    _add_looks(found)
+    return top
+
+
+def _add_runs(found: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = _command(found, "takeover", "serve a service on this node", commands.takeover)
+    command.add_argument("service", metavar="SERVICE")
+    _add_word(command)
+    command = _command(found, "release", "let go of a service that this node serves", commands.release)
+    command.add_argument("service", metavar="SERVICE")
+    command = _command(found, "plan", "show what a takeover or release would do, and why", commands.plan)
+    command.add_argument("verb", choices=("takeover", "release"))
+    command.add_argument("service", metavar="SERVICE")
+    _add_json(command)
+    _add_word(command)
+    command = _command(found, "resume", "go on with a takeover or release that was cut off", commands.resume)
+    command.add_argument("service", metavar="SERVICE", nargs="?")
+    _add_word(command)
+    command = _command(found, "abort", "go back to a safe state after a run that was cut off", commands.abort)
+    command.add_argument("service", metavar="SERVICE")
+
+
+def _add_looks(found: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = _command(found, "status", "who serves what", commands.status)
+    command.add_argument("service", metavar="SERVICE", nargs="?")
+    _add_json(command)
+    command = _command(found, "clients", "who is on record here as a possible holder of locks", commands.clients)
+    command.add_argument("service", metavar="SERVICE", nargs="?")
+    command.add_argument("--fsid", metavar="FSID", help="only who may hold locks below the export with this fsid")
+    _add_json(command)
+    command = _command(found, "check", "what this kernel offers, and what would be used for what", commands.check)
+    _add_json(command)
+    command = _command(found, "keep", "keep a service's records in order (takeover starts it)", commands.keep)
+    command.add_argument("service", metavar="SERVICE")
+
+
+def _command(
+    found: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str, does: commands.Command
+) -> argparse.ArgumentParser:
+    command = found.add_parser(name, help=text, allow_abbrev=False)
+    command.set_defaults(command=does)
+    return command
+
+
+def _add_json(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="one JSON document")
+
+
+def _add_word(command: argparse.ArgumentParser) -> None:
+    word = command.add_mutually_exclusive_group()
+    word.add_argument("--fenced", metavar="NODE", help="you vouch that NODE, the owner, is down for certain")
+    word.add_argument("--released-by", metavar="NODE", help="you vouch that NODE, the owner, has let go")
+    word.add_argument("--fence", metavar="NODE", help="have NODE, the owner, fenced by the hook of [cluster] fence")
+    command.add_argument(
+        "--force",
+        metavar="CODE",
+        action="append",
+        default=[],
+        choices=FORCIBLE,
+        help="pass the refusal that named this code; may be given several times",
+    )
+
+
+def _absolute(path: str) -> Path:
+    return Path(path).absolute()

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What each command does: call the library, print lines or JSON, return an exit status."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+
+from nlmfo.child import in_child
+from nlmfo.cli import check as checks
+from nlmfo.cli import text
+from nlmfo.config import Config, Service
+from nlmfo.errors import ExitCode, NlmfoError, NotOwned
+from nlmfo.failover import runs, standdown
+from nlmfo.failover.clients import ClientOnRecord, on_record
+from nlmfo.failover.events import Event, Outcome, Verb
+from nlmfo.failover.keeper import INTERVAL, Keeper, Place
+from nlmfo.failover.status import of_service
+from nlmfo.host import survey
+from nlmfo.kernel import sockdiag
+from nlmfo.ownership.proof import Word
+
+Command = Callable[[Config, argparse.Namespace], ExitCode]
+
+#: Seconds to read the records of a service.
+READ = 30.0
+
+
+def takeover(config: Config, arguments: argparse.Namespace) -> ExitCode:
+    _need_root()
+    service = config.service(arguments.service)
+    if runs.takeover(config, service, _word(config, arguments), _tell):
+        _say(f"{service.name}: served here now")
+    else:
+        _say(f"{service.name}: served here already")
+    return ExitCode.OK
+
+
+def release(config: Config, arguments: argparse.Namespace) -> ExitCode:
+    _need_root()
+    runs.release(config, config.service(arguments.service), _tell)
+    _say(f"{arguments.service}: released; another node may take over")
+    return ExitCode.OK
+
+
+def plan(config: Config, arguments: argparse.Namespace) -> ExitCode:
+    """3 when it would be refused; what would be done is printed all the same."""
+    _need_root()
+    service = config.service(arguments.service)
+    word = Word(arguments.fenced or arguments.fence, arguments.released_by, frozenset(arguments.force))
+    outlook = runs.outlook(config, service, Verb(arguments.verb), word)
+    if arguments.json:
+        print(json.dumps(text.outlook_document(service, outlook), indent=2))
+    else:
+        print(text.outlook(service, outlook))
+    return ExitCode.REFUSED if outlook.refused else ExitCode.OK
+
+
+def resume(config: Config, arguments: argparse.Namespace) -> ExitCode:
+    _need_root()
+    word = _word(config, arguments)
+    chosen = _chosen(config, arguments)
+    resumed = [service.name for service in chosen if runs.resume(config, service, word, _tell)]
+    for name in resumed:
+        _say(f"{name}: done")
+    if not resumed:
+        _say("nothing to resume: the last run of each service on this node came to its end")
+    return ExitCode.OK
+
+
+def abort(config: Config, arguments: argparse.Namespace) -> ExitCode:
+    _need_root()
+    outcome = runs.abort(config, config.service(arguments.service), _tell)
+    served = outcome is Outcome.SERVED
+    _say(f"{arguments.service}: {'served here, as before' if served else 'nothing of it is left here'}")
+    return ExitCode.OK
+
+
+def status(config: Config, arguments: argparse.Namespace) -> ExitCode:
+    """5 when a service was named and is not served here."""
+    states = [of_service(config, service) for service in _chosen(config, arguments)]
+    if arguments.json:
+        document = {"node": config.node, "services": [asdict(state) for state in states]}
+        print(json.dumps(document, indent=2))
+    else:
+        print(text.status(states))
+    if arguments.service and states[0].here != "serving":
+        return ExitCode.NOT_OWNED
+    return ExitCode.OK
+
+
+def clients(config: Config, arguments: argparse.Namespace) -> ExitCode:
+    _need_root()
+    found: list[ClientOnRecord] = []
+    for service in _chosen(config, arguments):
+        try:
+            look = partial(on_record, config, service)
+            found += in_child(f"reading {service.state}", look, deadline=READ)
+        except NotOwned:
+            if arguments.service:
+                raise
+    if arguments.fsid:
+        found = [client for client in found if client.may_use(arguments.fsid)]
+    if arguments.json:
+        print(json.dumps({"node": config.node, "clients": [asdict(client) for client in found]}, indent=2))
+    else:
+        print(text.clients(found))
+    return ExitCode.OK
+
+
+def check(_: Config, arguments: argparse.Namespace) -> ExitCode:
+    _need_root()
+    found = survey.of_kernel()
+    print(json.dumps(checks.document(found), indent=2) if arguments.json else checks.table(found))
+    return ExitCode.OK
+
+
+def keep(config: Config, arguments: argparse.Namespace) -> ExitCode:
+    """Until SIGTERM, or until another node owns the service. What goes wrong is said when it begins, not each time."""
+    service = config.service(arguments.service)
+    keeper = Keeper(service, Place.of(service))
+    said = ""
+    while True:
+        try:
+            owner = standdown.successor(config, service)
+            if owner is not None:
+                standdown.stand_down(service)
+                print(f"{owner.node} owns it (epoch {owner.epoch}): stood down", file=sys.stderr, flush=True)
+                return ExitCode.NOT_OWNED
+            keeper.keep(sockdiag.established())
+            problem = ""
+        except (NlmfoError, OSError) as error:
+            problem = str(error)
+        if problem != said:
+            print(problem or "the records are in order again", file=sys.stderr, flush=True)
+            said = problem
+        time.sleep(INTERVAL)
+
+
+def _chosen(config: Config, arguments: argparse.Namespace) -> list[Service]:
+    return [config.service(arguments.service)] if arguments.service else list(config.services.values())
+
+
+def _word(config: Config, arguments: argparse.Namespace) -> Word:
+    """What the operator vouches for; fencing comes first, and has to succeed."""
+    forced = frozenset(arguments.force)
+    if arguments.fence:
+        return replace(runs.fence_node(config, arguments.fence), forced=forced)
+    return Word(arguments.fenced, arguments.released_by, forced)
+
+
+def _need_root() -> None:
+    if os.geteuid() != 0:
+        raise NlmfoError("this needs root", hint="run it with sudo")
+
+
+def _tell(event: Event) -> None:
+    said = text.line(event)
+    if said is not None:
+        _say(said)
+
+
+def _say(line: str) -> None:
+    """Print; when nobody reads any more, go on in silence: a closed pipe must not stop a run, or its rollback."""
+    try:
+        print(line, flush=True)
+    except OSError:
+        with Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())

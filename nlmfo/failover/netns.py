@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The hands of ``netns`` isolation: the service is an NFS server of its own, in namespaces of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+
+from nlmfo.config import Config, Service
+from nlmfo.deadline import Deadline
+from nlmfo.errors import NlmfoError
+from nlmfo.failover.actions import Actions, Standpoint, callout_entries
+from nlmfo.failover.events import Sink
+from nlmfo.failover.keeper import Keeper, Place
+from nlmfo.failover.plan import Action, Step
+from nlmfo.host import addresses, daemons, exports, partitions, view
+from nlmfo.host.namespaces import Namespaces
+from nlmfo.kernel import dropping
+from nlmfo.ownership.registry import Registry
+from nlmfo.records import callout_config, write_callout_config
+
+
+class NetnsActions(Actions):
+    """One service in its namespaces."""
+
+    def __init__(
+        self, config: Config, service: Service, registry: Registry, standpoint: Standpoint, sink: Sink
+    ) -> None:
+        self.namespaces = Namespaces(service.name)
+        keeper = Keeper(service, Place.on_node(self.namespaces))
+        super().__init__(config, service, registry, standpoint, self.namespaces, keeper, sink)
+
+    def _own_ways(self) -> dict[Action, Callable[[Step, Deadline], str]]:
+        return {
+            Action.FREEZE: self._freeze,
+            Action.ADDRESS_DOWN: self._address_down,
+            Action.UNEXPORT: self._unexport,
+            Action.UNLOCK: self._unlock,
+            Action.STOP_NFSD: self._stop_nfsd,
+            Action.STOP_DAEMONS: self._stop_daemons,
+            Action.UNISOLATE: self._unisolate,
+            Action.ISOLATE: self._isolate,
+            Action.EXPORT: self._export,
+            Action.START_DAEMONS: self._start_daemons,
+            Action.START_NFSD: self._start_nfsd,
+            Action.ADDRESS_UP: self._address_up,
+            Action.THAW: self._thaw,
+        }
+
+    def _who_is_told(self) -> Sequence[Keeper]:
+        return (self.keeper,)
+
+    def _freeze(self, _: Step, __: Deadline) -> str:
+        """From here on statd's forgetting deletes no record: kernels >= 6.4 make it forget all when nfsd stops."""
+        self._write_callout_config(frozen=True)
+        return ""
+
+    def _address_down(self, _: Step, __: Deadline) -> str:
+        addresses.take_down(self.namespaces)
+        return ""
+
+    def _unexport(self, _: Step, __: Deadline) -> str:
+        exports.unload(self.namespaces)
+        return ""
+
+    def _unlock(self, step: Step, limit: Deadline) -> str:
+        """Kernels before 6.4 leave a namespace's locks behind when nfsd stops there, if lockd serves another."""
+        mountpoint, device = self._partition(step).mountpoint, partitions.lock_device(self._partition(step))
+        if device is None:
+            raise NlmfoError(f"{mountpoint} is not mounted any more", hint="see who unmounted it, and release again")
+        dropped = self.namespaces.call(
+            lambda: dropping.drop_of_filesystem(mountpoint, device), deadline=limit.remaining()
+        )
+        return f"{dropped.before} locks, by {dropped.way}"
+
+    def _stop_nfsd(self, _: Step, limit: Deadline) -> str:
+        clients = self._with_store(self.keeper.on_record, limit)
+        daemons.stop_nfsd(self.namespaces, len(clients))
+        return f"{len(clients)} clients on record"
+
+    def _stop_daemons(self, _: Step, __: Deadline) -> str:
+        daemons.stop(self.namespaces)
+        return ""
+
+    def _unisolate(self, _: Step, __: Deadline) -> str:
+        self.namespaces.destroy()
+        view.clean(self.namespaces)
+        return ""
+
+    def _isolate(self, _: Step, __: Deadline) -> str:
+        user = view.statd_user()
+        self.namespaces.create()
+        view.prepare(self.namespaces, self.service, user, view.callout_program())
+        self.keeper.open_live(user)
+        addresses.create_link(self.namespaces, self.service.interface)
+        self._write_callout_config(frozen=False)
+        return ""
+
+    def _export(self, _: Step, __: Deadline) -> str:
+        exports.load(self.namespaces, self.service)
+        return ""
+
+    def _start_daemons(self, _: Step, __: Deadline) -> str:
+        daemons.start(self.namespaces, self.service)
+        return ""
+
+    def _start_nfsd(self, _: Step, __: Deadline) -> str:
+        daemons.start_nfsd(self.namespaces, self.service)
+        return "lockd is in grace"
+
+    def _address_up(self, _: Step, __: Deadline) -> str:
+        addresses.bring_up(self.namespaces, self.service.interface, self.service.addresses)
+        return "announced"
+
+    def _thaw(self, _: Step, __: Deadline) -> str:
+        self._write_callout_config(frozen=False)
+        return ""
+
+    def _write_callout_config(self, *, frozen: bool) -> None:
+        write_callout_config(
+            view.on_node(self.namespaces, view.CALLOUT_CONFIG),
+            callout_config(
+                callout_entries(self.keeper, frozen=frozen), frozen=frozen, node=os.uname().nodename, spool=view.SPOOL
+            ),
+        )
