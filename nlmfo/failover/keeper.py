@@ -31,8 +31,6 @@ from nlmfo.records.layout import MAX_RECORD_BYTES, client_is_safe, names_of_clie
 INTERVAL = 5.0
 #: Seconds to wait for a callout that is bringing the spool in as well.
 DRAIN = 20.0
-#: A snapshot that is older (seconds) tells nothing of today's clients: they have been told, or rebooted, since.
-OLDEST_SNAPSHOT = 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +99,7 @@ class Keeper:
         for other in newest([self.shared, *others])[1:]:
             told += f", {len(absorb(self.shared, other))} more from {other.state}"
         if self._snapshots():
-            restored = restore_snapshot(self.shared, self.service.name, now=time.time(), oldest=OLDEST_SNAPSHOT)
+            restored = restore_snapshot(self.shared, self.service.name)
             told += f", snapshot not used: {restored.ignored}" if restored.ignored else ", from a snapshot"
             told += "" if restored.complete or restored.ignored else " that was damaged: there may be more"
         return self.shared.begin_generation(known), told

@@ -61,19 +61,19 @@ def take_snapshot(local: Store, shared: Store, service: str, *, now: float) -> i
     return len({record.client for _, record in found})
 
 
-def restore_snapshot(store: Store, service: str, *, now: float, oldest: float) -> Restored:
+def restore_snapshot(store: Store, service: str) -> Restored:
     """Owe a notice to everybody in the snapshot, once; run at takeover, before the generation begins.
 
-    A snapshot that is more than ``oldest`` seconds old, of another service, or of another generation is ignored. One
-    from the future is not: clocks differ between nodes, and are set back. Raises StoreError.
+    A snapshot of another service or of another generation is ignored, if it is whole. Its age is no reason: clients
+    wait for days with their locks, and clocks differ between nodes and are set. Raises StoreError.
     """
     with Directory.open(store.state) as state:
         content = state.read(SNAPSHOT, MAX_SNAPSHOT_BYTES)
         if content is None:
             return Restored(ignored="there is none that can be read")
         text, intact = _unsealed(content)
-        ignored = _why_ignored(text, service, store.state_number(), now, oldest)
-        if ignored:
+        ignored = _why_ignored(text, service, store.state_number())
+        if ignored and intact:
             return Restored(ignored=ignored)
         found = {record.client: store.owe(address, record) for address, record in _clients(text, store)}
         state.rename(SNAPSHOT, USED)
@@ -97,17 +97,13 @@ def _unsealed(content: bytes) -> tuple[str, bool]:
     return text, _sealed(text) == content
 
 
-def _why_ignored(text: str, service: str, generation: int, now: float, oldest: float) -> str | None:
+def _why_ignored(text: str, service: str, generation: int) -> str | None:
     head = dict(line.partition(" ")[::2] for line in text.split("\n")[:4])
     if head.get("service") != service:
         return f"it is not of this service but of {head.get('service')!r}"
     if head.get("generation") != str(generation):
         return f"it is of generation {head.get('generation')!r}, and the records are of {generation}"
-    try:
-        age = now - float(head.get("taken", ""))
-    except ValueError:
-        return "it does not say when it was taken"
-    return None if age <= oldest else f"it is {age:.0f} s old, and {oldest:.0f} s is the limit"
+    return None
 
 
 def _clients(text: str, store: Store) -> Iterator[tuple[Address, ClientRecord]]:

@@ -211,7 +211,7 @@ def test_a_snapshot_that_is_cut_off_leaves_the_one_before(tmp_path: Path, monkey
         take_snapshot(local, shared, "home", now=10.0)
         local.add(ADDRESS, NEW, NAME)
         cut = run_cut_off(monkeypatch, calls, partial(take_snapshot, local, shared, "home", now=20.0))
-        restored = restore_snapshot(shared, "home", now=30.0, oldest=60.0)
+        restored = restore_snapshot(shared, "home")
         assert restored.complete
         assert set(restored.clients) in (CURRENT, CURRENT | {NEW})
         if not cut:
@@ -224,9 +224,9 @@ def test_a_snapshot_whose_use_is_cut_off_can_be_used_again(tmp_path: Path, monke
         local = fresh(tmp_path / f"local{calls}", set(), CURRENT)
         shared = fresh(tmp_path / str(calls), EARLIER, set())
         take_snapshot(local, shared, "home", now=10.0)
-        cut = run_cut_off(monkeypatch, calls, partial(restore_snapshot, shared, "home", now=20.0, oldest=60.0))
+        cut = run_cut_off(monkeypatch, calls, partial(restore_snapshot, shared, "home"))
         if cut:
-            restore_snapshot(shared, "home", now=20.0, oldest=60.0)
+            restore_snapshot(shared, "home")
         assert owed(shared) == EARLIER | CURRENT
         if not cut:
             break
