@@ -172,7 +172,7 @@ def _takeover(config: Config, service: Service, word: Word, sink: Sink) -> bool:
         log(Planned((*first, *steps)))
         if first:
             log(CleaningUp(service.name))
-            execute(first, hands, log)
+            _execute_or_leave(service, first, hands, log)
         try:
             execute(steps, hands, log)
         except BaseException as error:  # also when interrupted: nothing may stay half-served
@@ -194,11 +194,16 @@ def _release(config: Config, service: Service, verb: Verb, sink: Sink) -> None:
         hands = hands_of(config, service, registry, Standpoint(), log)
         steps = (*plan.release(service, seen), *plan.amends(seen))
         log(Planned(steps))
-        try:
-            execute(steps, hands, log)
-        except (NlmfoError, KeyboardInterrupt) as error:
-            raise _left(service, error) from error
+        _execute_or_leave(service, steps, hands, log)
         log(Ended(Outcome.RELEASED))
+
+
+def _execute_or_leave(service: Service, steps: Plan, hands: Actions, sink: Sink) -> None:
+    """What is done stays done when a step fails, and the error says how to go on."""
+    try:
+        execute(steps, hands, sink)
+    except (NlmfoError, KeyboardInterrupt) as error:
+        raise _left(service, error) from error
 
 
 def _let_go(config: Config, service: Service, verb: Verb, sink: Sink) -> None:

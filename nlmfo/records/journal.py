@@ -45,8 +45,10 @@ class JournalFile:
     def __init__(self, directory: Path, name: str) -> None:
         self.path = directory / name
         _make(directory)
-        self._fd = _open(self.path)
-        _sync(directory)
+        # It may lie where clients of the service can put a link in its place.
+        with Directory.open(directory) as opened:
+            self._fd = _open(opened, name)
+            opened.sync()
 
     def append(self, line: bytes) -> None:
         """Add a whole line, durably."""
@@ -146,17 +148,13 @@ def _make(directory: Path) -> None:
         raise NlmfoError(f"{directory}: {error.strerror}") from error
 
 
-def _open(path: Path) -> int:
+def _open(directory: Directory, name: str) -> int:
+    path = directory.path / name
     try:
-        descriptor = os.open(path, _APPEND, 0o644)
+        descriptor = os.open(name, _APPEND, 0o644, dir_fd=directory.fd)
     except OSError as error:
         raise NlmfoError(f"{path}: {error.strerror}") from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise NlmfoError(f"{path}: not a regular file")
     return descriptor
-
-
-def _sync(directory: Path) -> None:
-    with Directory.open(directory) as opened:
-        opened.sync()

@@ -22,8 +22,9 @@ from nlmfo.failover.plan import Action
 from tests.lab import cluster
 from tests.lab.lab import Lab
 from tests.lab.node import Job, Node
-from tests.lab.test_takeover import RECLAIM, Stage, assert_nothing_lost, held_nowhere, staged
-from tests.lab.witness import WORKLOAD, await_true, held_on
+from tests.lab.test_takeover import RECLAIM, Stage, assert_nothing_lost, held_nowhere
+from tests.lab.witness import WORKLOAD, Contender, Holder, await_true, held_on
+from tests.workload.holder import LOCKS
 
 EVERY_KILL = os.environ.get("NLMFO_KILLS") == "all"
 EVERY_POWER_CUT = os.environ.get("NLMFO_POWER_CUTS_AT") == "all"
@@ -49,6 +50,27 @@ class Boundaries:
 
     def last(self, action: Action) -> int:
         return max(number for number, each in enumerate(self.actions, 1) if each == action)
+
+
+@pytest.fixture
+def stage(lab: Lab) -> Stage:
+    """A service that is served on the first of two servers, a client that holds locks, and one that wants them."""
+    service = cluster.make_service(lab, "home", ["10.10.0.100/24"], 1234)
+    a, b = (lab.node(name, disks=cluster.disks(service)) for name in ("a", "b"))
+    one, two = (lab.node(name) for name in ("one", "two"))
+    cluster.prepare(lab, [a, b], service)
+    cluster.takeover(a, service)
+    end_grace(a)
+    holder = Holder(one, cluster.mount(one, service))
+    holder.wait_until_writing(len(LOCKS))
+    contender = Contender(two, cluster.mount(two, service))
+    contender.wait_for_answers()
+    return Stage(lab, service, [a, b], holder, contender)
+
+
+def end_grace(server: Node) -> None:
+    """Nobody has anything to reclaim any more, so nobody has to wait."""
+    server.shell("ip netns exec nlmfo-home sh -c 'echo Y > /proc/fs/lockd/nlm_end_grace'")
 
 
 def boundaries(server: Node, verb: str) -> Boundaries:
@@ -122,9 +144,9 @@ def resume(server: Node) -> dict[str, Any]:
 
 
 def assert_kept(stage: Stage, server: Node) -> None:
-    """As soon as all locks are back nothing else is waited for: grace is ended, so that the contender is answered."""
+    """All locks are back, in grace; after it, what a contender is told and what is on disk."""
     await_true("the locks to come back", lambda: stage.holder.held <= held_on(server, stage.service), RECLAIM)
-    server.shell("ip netns exec nlmfo-home sh -c 'echo Y > /proc/fs/lockd/nlm_end_grace'")
+    end_grace(server)
     assert_nothing_lost(stage, server)
 
 
@@ -143,8 +165,7 @@ def lose_power(stage: Stage, servers: tuple[Node, Node], verb: str, before: int)
 
 
 @pytest.mark.timeout(LONG if EVERY_KILL else 300)
-def test_locks_survive_a_kill_at_step_boundaries_of_release_and_takeover(lab: Lab, record_property: Any) -> None:
-    stage = staged(lab, "10.10.0.100/24")
+def test_locks_survive_a_kill_at_step_boundaries_of_release_and_takeover(stage: Stage, record_property: Any) -> None:
     serving, other = stage.servers
     release, takeover = boundaries(serving, "release"), boundaries(other, "takeover")
     moments: list[tuple[int | None, int | None]]
@@ -163,8 +184,9 @@ def test_locks_survive_a_kill_at_step_boundaries_of_release_and_takeover(lab: La
 
 
 @pytest.mark.timeout(LONG if EVERY_POWER_CUT else 300)
-def test_locks_survive_a_power_cut_at_step_boundaries_of_release_and_takeover(lab: Lab, record_property: Any) -> None:
-    stage = staged(lab, "10.10.0.100/24")
+def test_locks_survive_a_power_cut_at_step_boundaries_of_release_and_takeover(
+    stage: Stage, record_property: Any
+) -> None:
     servers = (stage.servers[0], stage.servers[1])
     planned = {verb: boundaries(server, verb) for verb, server in zip(("release", "takeover"), servers, strict=True)}
     if EVERY_POWER_CUT:

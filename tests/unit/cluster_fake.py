@@ -9,7 +9,7 @@ the last it looks whether a promise was broken; ``Broken`` is what a test has to
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,9 +22,11 @@ from nlmfo.deadline import Deadline
 from nlmfo.errors import NlmfoError, Refused
 from nlmfo.failover import journal, runs
 from nlmfo.failover.actions import Standpoint
-from nlmfo.failover.events import Event
+from nlmfo.failover.events import Event, Outcome
 from nlmfo.failover.observe import Observed
 from nlmfo.failover.plan import Action, Step
+from nlmfo.host import node_server, own_mounts
+from nlmfo.host.node_server import Unfit
 from nlmfo.ownership.proof import Word
 from nlmfo.ownership.record import OwnerRecord, Standing
 from nlmfo.records import journal as on_disk
@@ -136,7 +138,7 @@ class Registry:
 
 
 class Cluster:
-    """Everything that there is. ``fuse`` counts the moments at which a kill makes a difference."""
+    """Everything that there is. ``moments`` counts those at which a kill makes a difference, in one run."""
 
     def __init__(self, services: list[Service], directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.services = {service.name: service for service in services}
@@ -147,12 +149,19 @@ class Cluster:
         self.holding: dict[str, set[str]] = {name: set() for name in self.services}
         #: Nobody went on before grace was over: of a lock whose client was not told yet, another may have been granted.
         self.late = False
+        #: Where the copies of journals beside the records are open, and how many of either kind are.
         self.shared_journals: set[Path] = set()
+        self.open_journals = 0
         self.moments = 0
         self.kill_at: int | None = None
         self.dead = False
         self.at_work = "node1"
         self.log = Log()
+        #: What is not the same in every cluster.
+        self.registry_directory: Path | None = Path("/registry")
+        self.restart_nfsd = True
+        self.grace_per_address = False
+        self.unfit: tuple[Unfit, ...] = ()
         self._directory = directory
         self._patch(monkeypatch)
 
@@ -165,6 +174,7 @@ class Cluster:
             def __init__(self, directory: Path, name: str) -> None:
                 cluster.moment()
                 self._lines = cluster.here.journals.setdefault(name, [])
+                cluster.open_journals += 1
                 assert directory
 
             def append(self, line: bytes) -> None:
@@ -173,19 +183,21 @@ class Cluster:
                 cluster.moment()
 
             def close(self) -> None:
-                pass
+                cluster.open_journals -= 1
 
         class Shared:
             def __init__(self, directory: Path, name: str) -> None:
                 self.path = directory
                 assert name
                 cluster.shared_journals.add(directory)
+                cluster.open_journals += 1
 
             def append(self, _: bytes) -> None:
                 cluster.moment()
 
             def close(self) -> None:
                 cluster.shared_journals.discard(self.path)
+                cluster.open_journals -= 1
 
         numbers = iter(range(10**9))
         patch.setattr(journal, "JournalFile", File)
@@ -197,7 +209,8 @@ class Cluster:
         patch.setattr(runs, "hands_of", lambda *given: Hands(cluster, *given))
         patch.setattr(runs, "registry_of", lambda _: cluster.registry)
         patch.setattr(runs, "boot_id", lambda: cluster.here.boot)
-        patch.setattr(runs, "_refuse_if_unfit", lambda *_: None)
+        patch.setattr(own_mounts, "v3_clients", lambda: ())
+        patch.setattr(node_server, "unfit", lambda *_: cluster.unfit)
 
     def _newest(self, _: Path, service: str) -> journal.Past | None:
         for name in sorted(self.here.journals, reverse=True):
@@ -235,6 +248,7 @@ class Cluster:
             attached=spot.attached,
             neighbours=tuple(others),
             untold=tuple(name for name in others if not self.records[name].told),
+            per_address=host and self.grace_per_address,
         )
 
     def _attached(self, node: Node, service: Service) -> list[str]:
@@ -292,7 +306,8 @@ class Cluster:
     # -- what operators do -----------------------------------------------------------------------------------
 
     def config(self, node: str) -> Config:
-        return Config(Path("/etc/nlmfo"), node, Path("/registry"), self.services, (), restart_nfsd=True)
+        registry, restart = self.registry_directory, self.restart_nfsd
+        return Config(Path("/etc/nlmfo"), node, registry, self.services, (), restart_nfsd=restart)
 
     @contextmanager
     def _nlmfo(self, node: str, kill_at: int | None) -> Iterator[Config]:
@@ -305,13 +320,25 @@ class Cluster:
             try:
                 yield self.config(node)
             finally:
+                open_journals = 0 if self.dead else self.open_journals
                 self.kill_at, self.dead = None, False
                 self.shared_journals.clear()
+                self.open_journals = 0
+        if open_journals:
+            raise Broken("a run has come to its end, and its journal is still open")
         self.look_for_broken_promises()
 
-    def takeover(self, node: str, service: str, *, fenced: str | None = None, kill_at: int | None = None) -> bool:
+    def takeover(
+        self,
+        node: str,
+        service: str,
+        *,
+        fenced: str | None = None,
+        kill_at: int | None = None,
+        forced: Iterable[str] = (),
+    ) -> bool:
         with self._nlmfo(node, kill_at) as config:
-            return runs.takeover(config, self.services[service], Word(fenced), self.log)
+            return runs.takeover(config, self.services[service], Word(fenced, None, frozenset(forced)), self.log)
 
     def release(self, node: str, service: str, *, kill_at: int | None = None) -> None:
         with self._nlmfo(node, kill_at) as config:
@@ -321,9 +348,9 @@ class Cluster:
         with self._nlmfo(node, kill_at) as config:
             return runs.resume(config, self.services[service], Word(fenced), self.log)
 
-    def abort(self, node: str, service: str, *, kill_at: int | None = None) -> None:
+    def abort(self, node: str, service: str, *, kill_at: int | None = None) -> Outcome:
         with self._nlmfo(node, kill_at) as config:
-            runs.abort(config, self.services[service], self.log)
+            return runs.abort(config, self.services[service], self.log)
 
     def unfinished(self, node: str, service: str) -> bool:
         self.at_work = node
@@ -438,11 +465,9 @@ class Hands:
 
     def _claim(self, _: Step) -> None:
         assert self.standpoint.proof is not None
-        self.registry.claim(
-            OwnerRecord(
-                self.service.name, self.node.name, self.node.boot, self.standpoint.proof.epoch, 1e9, Standing.SERVING
-            )
-        )
+        node, epoch = self.node, self.standpoint.proof.epoch
+        known = self.standpoint.known_state
+        self.registry.claim(OwnerRecord(self.service.name, node.name, node.boot, epoch, 1e9, Standing.SERVING, known))
 
     def _mount(self, step: Step) -> None:
         _need(self._uuid(step) not in self.spot.mounted, "already mounted")

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import errno
+import threading
+import time
 
 import pytest
 
@@ -11,7 +13,7 @@ from nlmfo.deadline import Deadline
 from nlmfo.errors import CommandFailed, DeadlineExceeded, ExitCode, NlmfoError, Refused, StepFailed
 from nlmfo.failover.engine import SECONDS, USUAL, execute
 from nlmfo.failover.events import StepDone, StepNotDone, StepStarted
-from nlmfo.failover.plan import Action, Step
+from nlmfo.failover.plan import Action, InvalidPlan, Step
 from tests.unit.cluster_fake import Log
 
 MOUNT = Step(Action.MOUNT, "/srv/home")
@@ -105,3 +107,110 @@ def test_an_empty_plan_is_carried_out_at_once() -> None:
     log = Log()
     execute((), Recorder(), log)
     assert log.events == []
+
+
+def test_a_plan_in_which_anything_comes_too_early_is_never_begun() -> None:
+    hands, log = Recorder(), Log()
+    with pytest.raises(InvalidPlan):
+        execute((EXPORT, MOUNT), hands, log)
+    assert hands.asked == []
+    assert log.events == []
+
+
+class Watched(Recorder):
+    """Hands that look, while they are at work, at how far the log and their own time have come."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__()
+        self.limits: dict[Step, Deadline] = {}
+        self.announced: list[bool] = []
+        self._log = log
+
+    def do(self, step: Step, limit: Deadline) -> str:
+        self.limits[step] = limit
+        self.announced.append(self._log.events[-1] == StepStarted(step))
+        return ""
+
+
+def test_a_step_is_told_before_it_is_begun() -> None:
+    """The journal of a node that died says what it was doing, not what it had done before."""
+    log = Log()
+    hands = Watched(log)
+    execute((MOUNT, EXPORT, NOTIFY), hands, log)
+    assert hands.announced == [True, True, True]
+
+
+def test_each_step_has_a_time_of_its_own() -> None:
+    hands = Watched(Log())
+    execute((MOUNT, EXPORT, NOTIFY), hands, hands._log)
+    assert [hands.limits[step].seconds for step in (MOUNT, EXPORT, NOTIFY)] == [SECONDS[Action.MOUNT], USUAL, USUAL]
+
+
+def test_steps_that_take_long_where_all_is_well_have_the_time_for_it() -> None:
+    # ext4 with multi-mount protection: 21 s to ask, 43 s to mount after a crash. A thousand clients, a second each.
+    assert SECONDS[Action.PROVE] > 2 * 21
+    assert SECONDS[Action.MOUNT] > 2 * 43
+    assert min(SECONDS[Action.STOP_NFSD], SECONDS[Action.GRACE]) > 1000
+
+
+SIBLINGS = (Step(Action.MOUNT, "/srv/home"), Step(Action.MOUNT, "/srv/mail"))
+NESTED = (Step(Action.MOUNT, "/srv/home"), Step(Action.MOUNT, "/srv/home/data"))
+
+
+class AtOnce(Recorder):
+    """Hands of which two have to be at work at the same time; the first is the one that fails."""
+
+    def __init__(self, parties: int = 2, error: NlmfoError | None = None) -> None:
+        super().__init__()
+        self.done: list[str] = []
+        self._both = threading.Barrier(parties)
+        self._error = error
+
+    def do(self, step: Step, limit: Deadline) -> str:
+        self._both.wait(min(10, limit.remaining()))
+        if step is SIBLINGS[0] and self._error is not None:
+            raise self._error
+        self.done.append(step.subject)
+        return ""
+
+
+def test_what_does_not_lie_in_one_another_is_done_side_by_side() -> None:
+    hands, log = AtOnce(), Log()
+    execute(SIBLINGS, hands, log)
+    assert sorted(hands.done) == ["/srv/home", "/srv/mail"]
+    assert {event.step for event in log.of(StepDone)} == set(SIBLINGS)
+
+
+def test_what_lies_in_one_another_is_done_one_after_the_other() -> None:
+    hands, log = Recorder(), Log()
+    execute(NESTED, hands, log)
+    assert [(type(event), getattr(event, "step", None)) for event in log.events] == [
+        *((StepStarted, NESTED[0]), (StepDone, NESTED[0])),
+        *((StepStarted, NESTED[1]), (StepDone, NESTED[1])),
+    ]
+
+
+def test_one_of_several_that_fails_stops_none_half_way_and_all_of_them_are_told() -> None:
+    hands, log = AtOnce(error=NlmfoError("no such disk", hint="plug it in")), Log()
+    with pytest.raises(StepFailed, match="mount: /srv/home: no such disk") as caught:
+        execute((*SIBLINGS, EXPORT), hands, log)
+    assert caught.value.hint == "plug it in"
+    assert hands.done == ["/srv/mail"]
+    assert {event.step for event in log.of(StepStarted)} == set(SIBLINGS)
+    assert [event.step for event in log.of(StepNotDone)] == [SIBLINGS[0]]
+    assert [event.step for event in log.of(StepDone)] == [SIBLINGS[1]]
+
+
+def test_those_who_work_side_by_side_speak_one_at_a_time() -> None:
+    """Two lines of a journal that were written at once would be none."""
+    speaking, overlaps = threading.Lock(), []
+
+    def sink(_: object) -> None:
+        overlaps.append(not speaking.acquire(blocking=False))
+        time.sleep(0.01)
+        if not overlaps[-1]:
+            speaking.release()
+
+    wide = tuple(Step(Action.MOUNT, f"/srv/{number}") for number in range(8))
+    execute(wide, AtOnce(parties=8), sink)
+    assert overlaps == [False] * 16

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import resource
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from nlmfo import child
 from nlmfo.failover import journal
 from nlmfo.failover.events import (
     Begun,
@@ -26,6 +28,7 @@ from nlmfo.failover.events import (
 )
 from nlmfo.failover.journal import Journal, as_object, newest
 from nlmfo.failover.plan import Action, Step
+from nlmfo.records import journal as records
 from nlmfo.records.journal import names, read
 from tests.unit import shapes
 from tests.unit.cluster_fake import Log
@@ -206,3 +209,45 @@ def test_a_run_that_was_killed_before_it_had_begun_does_not_count(scene: Scene) 
 @pytest.mark.parametrize("line", [{"event": "begun", "verb": "dance"}, {"event": "begun"}, {"event": 3}])
 def test_a_journal_that_makes_no_sense_does_not_count(line: dict[str, object]) -> None:
     assert journal._past("x", (line,)) is None
+
+
+def test_when_a_run_said_twice_how_it_ended_the_last_word_counts() -> None:
+    lines = tuple(as_object(event) for event in (BEGUN, Ended(Outcome.SERVED), Ended(Outcome.INCOMPLETE, "no")))
+    past = journal._past("x", lines)
+    assert past is not None
+    assert not past.finished
+
+
+def test_a_name_that_is_no_text_and_a_line_break_in_an_error_stay_within_their_line(scene: Scene) -> None:
+    said = Ended(Outcome.INCOMPLETE, "busy: a\udcff\u2028b\nc")
+    run(scene, BEGUN, said)
+    (name,) = names(scene.runs, "home")
+    assert [found.get("error") for found in read(scene.runs, name)] == [None, said.error]
+
+
+def test_a_link_in_the_place_of_the_nodes_journals_is_told_once_and_nothing_is_made_where_it_leads(
+    scene: Scene,
+) -> None:
+    elsewhere = scene.runs.with_name("elsewhere")
+    elsewhere.mkdir()
+    scene.runs.symlink_to(elsewhere)
+    run(scene, BEGUN, Ended(Outcome.SERVED))
+    assert [type(event) for event in scene.log.events] == [JournalNotWritten, Begun, Ended]
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_shared_storage_that_hangs_is_waited_for_once_and_told_once(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "WRITE", 0.3)
+    monkeypatch.setattr(child, "PATIENCE", 0.1)
+    monkeypatch.setattr(records, "JournalFile", lambda *_: signal.pause())  # where the helper's is made
+    began = time.monotonic()
+    log = scene.journal(attached=True)
+    for event in (BEGUN, *[StepStarted(MOUNT)] * 20, Ended(Outcome.SERVED)):
+        log(event)
+    log.close()
+    assert time.monotonic() - began < 4
+    (told,) = scene.log.of(JournalNotWritten)
+    assert str(scene.state / "runs") in told.reason
+    assert len(scene.own()) == 22

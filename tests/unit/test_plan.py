@@ -325,6 +325,21 @@ def test_clients_that_were_not_told_before_grace_was_over_get_a_new_one(service:
     assert actions(first) == [a for a in actions(release(service, all_up(service))) if a is not Action.DISOWN]
 
 
+def test_neighbours_that_were_not_told_are_told_in_grace_and_get_a_new_one_after_it() -> None:
+    untold = {"neighbours": ("mail", "web"), "untold": ("web",)}
+    first, steps = planner.takeover(HOST[0], all_up(HOST[0], in_grace=True, **untold))
+    assert (first, actions(steps)) == ((), [Action.ANSWER, Action.NOTIFY, Action.RECLAIM])
+    first, steps = planner.takeover(HOST[0], all_up(HOST[0], in_grace=False, **untold))
+    assert steps == takeover(HOST[0], "mail", "web")
+    assert Action.ADDRESS_DOWN in actions(first)
+
+
+def test_on_a_shared_server_nothing_is_exported_any_more_when_locks_are_dropped() -> None:
+    """A client may come by a neighbour's address, which stays up, and take its locks again."""
+    plan = actions(release(HOST[0], all_up(HOST[0])))
+    assert plan.index(Action.UNEXPORT) < plan.index(Action.UNLOCK)
+
+
 @given(observations())
 def test_what_is_left_of_a_run_goes_before_a_takeover_begins_and_stays_owned(case: tuple[Service, Observed]) -> None:
     service, seen = case

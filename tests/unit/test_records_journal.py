@@ -5,14 +5,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+import resource
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nlmfo.errors import NlmfoError
+from nlmfo import child
+from nlmfo.errors import DeadlineExceeded, NlmfoError
 from nlmfo.records import journal
 from nlmfo.records.journal import JournalFile, SharedJournal
 
@@ -106,8 +111,115 @@ def test_old_journals_go_and_the_newest_stay(tmp_path: Path) -> None:
 def test_an_open_shared_journal_is_closed_for_good_before_its_file_system_is_unmounted(tmp_path: Path) -> None:
     file = SharedJournal(tmp_path / "runs", NAME)
     file.append(line(LINES[0]))
-    child = file._helper._child
-    opened = {str(path.readlink()) for path in Path(f"/proc/{child}/fd").iterdir()}
+    helper = file._helper._child
+    opened = {str(path.readlink()) for path in Path(f"/proc/{helper}/fd").iterdir()}
     assert str(tmp_path / "runs" / NAME) in opened
     file.close()
-    assert not Path(f"/proc/{child}").exists()
+    assert not Path(f"/proc/{helper}").exists()
+
+
+def test_a_line_is_durable_before_the_next_thing_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[tuple[str, bytes]] = []
+
+    def sync(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        synced.append((str(path), path.read_bytes() if path.is_file() else b""))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "fdatasync", sync)
+    file = JournalFile(tmp_path / "runs", NAME)
+    assert synced == [(str(tmp_path / "runs"), b"")]  # its name
+    file.append(line(LINES[0]))
+    assert synced[1:] == [(str(file.path), line(LINES[0]))]
+    file.close()
+
+
+def test_a_fifo_that_somebody_reads_is_no_journal_either(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / NAME)
+    reader = os.open(tmp_path / NAME, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with pytest.raises(NlmfoError, match="not a regular file"):
+            JournalFile(tmp_path, NAME)
+    finally:
+        os.close(reader)
+
+
+@pytest.mark.parametrize("kind", [JournalFile, SharedJournal])
+def test_a_link_in_the_place_of_the_directory_is_not_followed(
+    tmp_path: Path, kind: Callable[[Path, str], JournalFile]
+) -> None:
+    """State directories may lie where clients reach them, and they may lead root astray."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "runs").symlink_to("elsewhere")
+    with pytest.raises(NlmfoError, match=f"{tmp_path}/runs"), closing(kind(tmp_path / "runs", NAME)) as file:
+        file.append(line(LINES[0]))
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    with pytest.raises(NlmfoError, match=f"{tmp_path}/runs"):
+        journal.names(tmp_path / "runs", "home")
+
+
+def test_a_disk_that_is_full_costs_the_last_line_and_no_other(tmp_path: Path) -> None:
+    file = JournalFile(tmp_path, NAME)
+    file.append(line(LINES[0]))
+    with file_size(len(line(LINES[0])) + 5):
+        with pytest.raises(NlmfoError, match=f"{NAME}: no space left"):
+            file.append(line(LINES[1]))
+        with pytest.raises(NlmfoError, match=f"{NAME}: File too large"):
+            file.append(line(LINES[1]))
+    file.close()
+    assert journal.read(tmp_path, NAME) == (LINES[0],)
+
+
+@contextmanager
+def file_size(limit: int) -> Iterator[None]:
+    """No file grows beyond ``limit`` bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+
+
+@pytest.mark.parametrize("content", [b"7\n", b"null\n", b"[1]\n", b'"begun"\n', b"\n", b"\xff\xfe\n"])
+def test_a_line_that_is_no_object_is_left_out(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / NAME).write_bytes(content + line(LINES[0]))
+    assert journal.read(tmp_path, NAME) == (LINES[0],)
+
+
+def test_what_is_too_long_was_not_written_by_us(tmp_path: Path) -> None:
+    (tmp_path / NAME).write_bytes(line(LINES[0]))
+    os.truncate(tmp_path / NAME, journal.MAX_BYTES)
+    assert journal.read(tmp_path, NAME) == (LINES[0],)
+    os.truncate(tmp_path / NAME, journal.MAX_BYTES + 1)
+    with pytest.raises(NlmfoError, match="not a journal"):
+        journal.read(tmp_path, NAME)
+
+
+def test_a_service_whose_name_ends_like_ours_has_journals_of_its_own(tmp_path: Path) -> None:
+    for service in ("home", "old-home", "home-2", "a_home"):
+        (tmp_path / f"20261121T091500.123456Z-{service}.jsonl").touch()
+    for service in ("home", "old-home", "home-2", "a_home"):
+        assert journal.names(tmp_path, service) == (f"20261121T091500.123456Z-{service}.jsonl",)
+
+
+def test_a_shared_journal_is_opened_once(tmp_path: Path) -> None:
+    with closing(SharedJournal(tmp_path / "runs", NAME)) as file:
+        for value in LINES:
+            file.append(line(value))
+        entries = Path(f"/proc/{file._helper._child}/fd").iterdir()
+        assert [str(entry.readlink()) for entry in entries].count(str(file.path)) == 1
+
+
+def test_a_storage_that_hangs_is_waited_for_no_longer_than_its_deadline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "WRITE", 0.2)
+    monkeypatch.setattr(child, "PATIENCE", 0.2)
+    monkeypatch.setattr(JournalFile, "append", lambda *_: signal.pause())
+    began = time.monotonic()
+    with closing(SharedJournal(tmp_path / "runs", NAME)) as file, pytest.raises(DeadlineExceeded, match=NAME):
+        file.append(line(LINES[0]))
+    assert time.monotonic() - began < 5

@@ -6,16 +6,20 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from nlmfo.config import Config, Isolation, Service
+from nlmfo.config import Isolation, Service
 from nlmfo.errors import DeadlineExceeded, ExitCode, Incomplete, NlmfoError, NotOwned, Refused, StepFailed
 from nlmfo.failover import plan, runs
 from nlmfo.failover.events import (
+    Begun,
     CleaningUp,
     Ended,
     Event,
@@ -30,6 +34,7 @@ from nlmfo.failover.events import (
 )
 from nlmfo.failover.plan import Action
 from nlmfo.failover.runs import Outlook
+from nlmfo.host.node_server import Unfit
 from nlmfo.ownership.proof import Word
 from nlmfo.ownership.record import OwnerRecord, Standing
 from nlmfo.ownership.registry import DirectoryRegistry, NoRegistry
@@ -344,6 +349,14 @@ def test_a_release_that_fails_at_any_step_is_incomplete_and_can_be_resumed(scene
     assert scene.cluster.resume(HERE, "home") is False
 
 
+def test_a_clean_up_that_is_interrupted_says_that_something_is_left(scene: Scene) -> None:
+    scene.spot.mounted.add(SERVICE.mount_order[0].uuid)
+    scene.node.instead[Action.VERIFY_UNLOCKED] = KeyboardInterrupt()
+    with pytest.raises(Incomplete, match="interrupted"):
+        scene.takeover()
+    assert scene.cluster.unfinished(HERE, "home")
+
+
 def test_a_release_that_is_interrupted_says_that_something_is_left(scene: Scene) -> None:
     scene.takeover()
     scene.node.afterwards[Action.STOP_NFSD] = KeyboardInterrupt()
@@ -398,9 +411,9 @@ def test_what_a_dead_run_left_behind_goes_before_the_new_takeover_begins(scene: 
 def test_when_the_rest_cannot_be_taken_down_the_takeover_does_not_begin(scene: Scene) -> None:
     scene.spot.mounted.add(SERVICE.mount_order[0].uuid)
     scene.node.instead[Action.UMOUNT] = DeadlineExceeded("unmount", 30)
-    with pytest.raises(StepFailed) as caught:
+    with pytest.raises(Incomplete, match="unmount: not within 30 s") as caught:
         scene.takeover()
-    assert caught.value.exit_code is ExitCode.DEADLINE
+    assert caught.value.exit_code is ExitCode.INCOMPLETE
     assert Action.CLAIM not in scene.node.begun
     assert scene.owner() is None
 
@@ -470,18 +483,77 @@ def test_a_plan_that_would_be_refused_is_made_all_the_same(scene: Scene) -> None
         scene.outlook(Verb.RELEASE)
 
 
-def test_host_isolation_without_a_way_into_grace_is_refused_before_anything_is_touched(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    refuse = runs._refuse_if_unfit
-    service = replace(SERVICE, isolation=Isolation.HOST)
-    cluster = Cluster([service], tmp_path, monkeypatch)
-    monkeypatch.setattr(runs, "_refuse_if_unfit", refuse)
-    monkeypatch.setattr(cluster, "config", lambda node: Config(tmp_path, node, tmp_path, {"home": service}, ()))
+@pytest.fixture
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    """In host isolation: ``mail`` is served on the first node, its clients hold locks, and its grace is over."""
+    services = [replace(SERVICE, isolation=Isolation.HOST), shapes.service(name="mail", isolation=Isolation.HOST)]
+    cluster = Cluster(services, tmp_path, monkeypatch)
+    cluster.takeover(HERE, "mail")
+    cluster.clients_lock("mail", HERE)
+    cluster.grace_ends()
+    cluster.nodes[HERE].begun.clear()
+    cluster.log.events.clear()
+    return cluster
+
+
+def test_host_isolation_without_a_way_into_grace_is_refused_before_anything_is_touched(node: Cluster) -> None:
+    node.restart_nfsd = False
     with pytest.raises(Refused, match="cannot be put into grace without a restart") as caught:
-        cluster.takeover(HERE, "home")
+        node.takeover(HERE, "home")
     assert caught.value.code == "no-grace"
-    assert cluster.nodes[HERE].begun == []
+    assert node.nodes[HERE].begun == []
+    assert node.log.events == []
+
+
+def test_a_kernel_that_can_give_an_address_its_grace_needs_no_restart(node: Cluster) -> None:
+    node.restart_nfsd, node.grace_per_address = False, True
+    node.takeover(HERE, "home")
+    assert node.serving("home") == [HERE]
+
+
+def test_a_server_that_would_lose_locks_is_refused_before_anything_is_touched_unless_forced(node: Cluster) -> None:
+    node.unfit = (Unfit("statd-notifies", "it notifies", "set no-notify"), Unfit("nfsd-bound", "bound", "unbind"))
+    for forced in ([], ["statd-notifies"], ["own-client"]):
+        with pytest.raises(Refused, match="not fit for host isolation") as caught:
+            node.takeover(HERE, "home", forced=forced)
+        assert caught.value.code == ("nfsd-bound" if "statd-notifies" in forced else "statd-notifies")
+    assert node.nodes[HERE].begun == []
+    assert node.takeover(HERE, "home", forced=["statd-notifies", "nfsd-bound"]) is True
+
+
+def test_what_serves_on_the_nodes_server_is_finished_also_where_nothing_may_be_restarted(node: Cluster) -> None:
+    node.takeover(HERE, "home")
+    node.nodes[HERE].spot("home").frozen = True
+    node.restart_nfsd, node.unfit = False, (Unfit("nfsd-bound", "bound", "unbind"),)
+    assert node.takeover(HERE, "home") is True
+    assert not node.nodes[HERE].spot("home").frozen
+
+
+@pytest.mark.parametrize("action", [Action.ADDRESS_UP, Action.ANSWER])
+def test_others_who_lost_their_locks_to_a_takeover_that_failed_are_told_all_the_same(
+    node: Cluster, action: Action
+) -> None:
+    node.nodes[HERE].instead[action] = NlmfoError("broken")
+    with pytest.raises(StepFailed, match="broken"):
+        node.takeover(HERE, "home")
+    assert node.nodes[HERE].spot("home").empty()
+    assert node.records["mail"].told
+    assert node.nodes[HERE].spot("mail").locks == node.holding["mail"]
+
+
+def test_others_who_lost_their_locks_to_a_takeover_that_was_killed_are_told_by_the_release_after_it(
+    node: Cluster,
+) -> None:
+    def killed_after_grace(event: Event) -> None:
+        if isinstance(event, StepDone) and event.step.action is Action.GRACE:
+            node.dead = True
+
+    with pytest.raises(Killed), node._nlmfo(HERE, None) as config:
+        runs.takeover(config, node.services["home"], Word(), killed_after_grace)
+    assert "mail" in {name for name, records in node.records.items() if not records.told}
+    node.release(HERE, "home")
+    assert node.records["mail"].told
+    assert node.nodes[HERE].spot("mail").locks == node.holding["mail"]
 
 
 @pytest.fixture
@@ -575,3 +647,234 @@ def test_the_configuration_decides_where_owners_are_recorded(tmp_path: Path) -> 
     service: dict[str, Service] = {}
     assert isinstance(runs.registry_of(shapes.config(tmp_path, service)), DirectoryRegistry)
     assert isinstance(runs.registry_of(shapes.config(None, service)), NoRegistry)
+
+
+def test_a_service_with_a_server_of_its_own_waits_for_none_of_the_others(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "TURN", 0.2)
+    scene.run.mkdir()
+    with (scene.run / "host.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert scene.takeover() is True
+
+
+# Runs that had done everything but say so
+
+
+def killed_at_the_very_end(scene: Scene, run: str) -> None:
+    """The last thing that a run does is to write down that it has ended."""
+
+    def last_word(event: Event) -> None:
+        if isinstance(event, StepDone) and event.step.action in (Action.KEEP, Action.DISOWN):
+            scene.cluster.dead = True
+
+    work = partial(runs.takeover, word=Word()) if run == "takeover" else runs.release
+    with pytest.raises(Killed), scene.cluster._nlmfo(HERE, None) as config:
+        work(config, SERVICE, sink=last_word)
+    assert scene.cluster.unfinished(HERE, "home")
+    scene.node.begun.clear()
+    scene.log.events.clear()
+
+
+@pytest.mark.parametrize("how", ["takeover", "resume"])
+def test_a_takeover_that_was_killed_when_all_was_done_has_come_to_its_end(scene: Scene, how: str) -> None:
+    killed_at_the_very_end(scene, "takeover")
+    getattr(scene.cluster, how)(HERE, "home")
+    assert scene.node.begun == []
+    assert scene.serves()
+    assert scene.log.events[-1] == Ended(Outcome.SERVED)
+    assert not scene.cluster.unfinished(HERE, "home")
+
+
+def test_aborting_a_takeover_takes_it_down_although_all_of_it_is_up(scene: Scene) -> None:
+    killed_at_the_very_end(scene, "takeover")
+    assert scene.cluster.abort(HERE, "home") is Outcome.RELEASED
+    assert scene.spot.empty()
+    assert standing(scene.owner()) == (1, HERE, "released")
+    assert not scene.cluster.unfinished(HERE, "home")
+
+
+@pytest.mark.parametrize("how", ["resume", "abort"])
+def test_a_release_that_was_killed_when_all_was_done_has_come_to_its_end(scene: Scene, how: str) -> None:
+    scene.takeover()
+    killed_at_the_very_end(scene, "release")
+    getattr(scene.cluster, how)(HERE, "home")
+    assert scene.node.begun == []
+    assert scene.log.events[-1] == Ended(Outcome.RELEASED)
+    assert not scene.cluster.unfinished(HERE, "home")
+
+
+def test_aborting_a_release_that_has_begun_to_take_down_goes_on_with_it(scene: Scene) -> None:
+    scene.takeover()
+    scene.node.afterwards[Action.ADDRESS_DOWN] = NlmfoError("broken")
+    with pytest.raises(Incomplete):
+        scene.release()
+    scene.node.afterwards.clear()
+    assert scene.cluster.abort(HERE, "home") is Outcome.RELEASED
+    assert scene.spot.empty()
+    assert standing(scene.owner()) == (1, HERE, "released")
+
+
+def test_after_a_reboot_an_abort_marks_what_its_earlier_boot_had_claimed_as_released(scene: Scene) -> None:
+    with pytest.raises(Killed):
+        scene.cluster.takeover(HERE, "home", kill_at=30)
+    assert standing(scene.owner()) == (1, HERE, "serving")
+    scene.cluster.power_cut(HERE)
+    scene.cluster.boot(HERE)
+    scene.node.begun.clear()
+    assert scene.cluster.abort(HERE, "home") is Outcome.RELEASED
+    assert scene.node.begun == [Action.DISOWN]
+    assert standing(scene.owner()) == (1, HERE, "released")
+
+
+# What goes first, and what comes down again
+
+
+def test_while_the_rest_of_an_earlier_run_goes_the_service_stays_this_nodes(scene: Scene) -> None:
+    """Between letting go and claiming it again another node could come."""
+    scene.takeover()
+    scene.spot.addresses = False
+    seen: list[tuple[int, str, str]] = []
+
+    def look(event: Event) -> None:
+        if isinstance(event, StepStarted):
+            seen.append(standing(scene.owner()))
+
+    with scene.cluster._nlmfo(HERE, None) as config:
+        runs.takeover(config, SERVICE, Word(), look)
+    assert set(seen) == {(1, HERE, "serving"), (2, HERE, "serving")}
+    assert scene.serves()
+
+
+def test_a_second_interruption_does_not_stop_the_taking_down(scene: Scene) -> None:
+    scene.node.afterwards[Action.NOTIFY] = KeyboardInterrupt()
+
+    def again(event: Event) -> None:
+        if isinstance(event, RollingBack):
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt), scene.cluster._nlmfo(HERE, None) as config:
+            runs.takeover(config, SERVICE, Word(), again)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert scene.spot.empty()
+    assert standing(scene.owner()) == (1, HERE, "released")
+
+
+def test_what_an_earlier_boot_claimed_is_not_released_by_a_takeover_that_never_came_to_claim_it(scene: Scene) -> None:
+    """It is still this node's word that counts: nobody else may come without being told that it is down."""
+    record = scene.owned_by(HERE)
+    scene.node.instead[Action.PROVE] = Refused("address-answers", "somebody answers")
+    with pytest.raises(StepFailed):
+        scene.takeover()
+    assert scene.owner() == record
+
+
+def test_a_claim_carries_on_which_generation_of_the_records_was_served_last(scene: Scene) -> None:
+    scene.cluster.registry.claim(replace(shapes.record(7, THERE, Standing.RELEASED), state=41))
+    scene.takeover()
+    owner = scene.owner()
+    assert owner is not None
+    assert owner.state == 41
+
+
+# Without a registry
+
+
+@pytest.fixture
+def alone(scene: Scene) -> Scene:
+    """Each node knows only what it did itself."""
+    scene.cluster.registry_directory = None
+    return scene
+
+
+def test_without_a_registry_a_word_is_needed(alone: Scene) -> None:
+    with pytest.raises(Refused, match="there is no registry") as caught:
+        alone.takeover()
+    assert caught.value.code == "no-proof"
+    assert alone.node.begun == []
+    assert alone.takeover(fenced=THERE) is True
+    begun = next(event for event in alone.log.events if isinstance(event, Begun))
+    assert (begun.verb, begun.service, begun.node, begun.fenced) == (Verb.TAKEOVER, "home", HERE, THERE)
+
+
+def test_without_a_registry_what_this_boot_released_needs_a_word_again(alone: Scene) -> None:
+    alone.takeover(fenced=THERE)
+    alone.release()
+    with pytest.raises(Refused, match="there is no registry"):
+        alone.takeover()
+
+
+def killed_with_its_partitions_mounted(scene: Scene) -> None:
+    def reaper(event: Event) -> None:
+        if isinstance(event, StepDone) and event.step.action is Action.RECORDS:
+            scene.cluster.dead = True
+
+    with pytest.raises(Killed), scene.cluster._nlmfo(HERE, None) as config:
+        runs.takeover(config, SERVICE, Word(fenced=THERE), reaper)
+
+
+@pytest.mark.parametrize("how", ["takeover", "resume"])
+def test_without_a_registry_a_run_that_holds_a_partition_goes_on_by_itself(alone: Scene, how: str) -> None:
+    killed_with_its_partitions_mounted(alone)
+    getattr(alone.cluster, how)(HERE, "home")
+    assert alone.serves()
+    (proved,) = alone.log.of(Proved)
+    assert proved.reason == "this node still has its partitions mounted, from a run that did not end"
+
+
+def test_without_a_registry_what_an_earlier_boot_held_needs_a_word(alone: Scene) -> None:
+    killed_with_its_partitions_mounted(alone)
+    alone.cluster.power_cut(HERE)
+    alone.cluster.boot(HERE)
+    with pytest.raises(Refused, match="there is no registry"):
+        alone.cluster.resume(HERE, "home")
+    assert alone.cluster.resume(HERE, "home", fenced=THERE) is True
+    assert alone.serves()
+
+
+# Where the journal goes
+
+
+@pytest.fixture
+def travelling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
+    """A service whose state directory lies on a partition of its own, below a mount point that is there."""
+    scene = Scene(tmp_path, monkeypatch)
+    partition = shapes.partition(1, tmp_path / "home")
+    service = replace(SERVICE, partitions=(partition,), state=tmp_path / "home/state")
+    scene.cluster.services["home"] = service
+    return scene
+
+
+def copy_open_at(scene: Scene, run: str) -> dict[Action | None, bool]:
+    """At which steps the copy of the journal beside the records was open; None: when the run began."""
+    found: dict[Action | None, bool] = {}
+
+    def look(event: Event) -> None:
+        if isinstance(event, Begun | StepStarted):
+            action = event.step.action if isinstance(event, StepStarted) else None
+            found[action] = bool(scene.cluster.shared_journals)
+
+    work = partial(runs.takeover, word=Word()) if run == "takeover" else runs.release
+    with scene.cluster._nlmfo(HERE, None) as config:
+        work(config, scene.cluster.services["home"], sink=look)
+    return found
+
+
+def test_the_copy_of_the_journal_is_open_while_the_records_are_there_and_no_longer(travelling: Scene) -> None:
+    travelling.cluster.services["home"].state.mkdir(parents=True)
+    up = copy_open_at(travelling, "takeover")
+    assert [action for action, is_open in up.items() if not is_open][-1] is Action.RECORDS
+    down = copy_open_at(travelling, "release")
+    assert [action for action, is_open in down.items() if not is_open] == [Action.UMOUNT, Action.DISOWN]
+
+
+def test_a_state_directory_that_is_not_made_yet_is_no_place_for_the_journal(travelling: Scene) -> None:
+    assert not any(list(copy_open_at(travelling, "takeover").values())[: TAKEOVER_ACTIONS.index(Action.RECORDS)])
+    assert not any(copy_open_at(travelling, "release").values())

@@ -1,0 +1,346 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is seen of a service on this node, where it does not take a kernel with nfsd: whose it is, and what is up."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from nlmfo.config import Config, Isolation, Service
+from nlmfo.errors import DeadlineExceeded, NlmfoError, Refused
+from nlmfo.failover import look as looking
+from nlmfo.failover import shared
+from nlmfo.failover.look import look
+from nlmfo.failover.observe import Observed
+from nlmfo.host import addresses, daemons, exports, node_addresses, node_exports, node_locks, partitions, view
+from nlmfo.host.namespaces import Namespaces
+from nlmfo.kernel import lockd, nfsd, syscalls
+from nlmfo.ownership.record import OwnerRecord, Standing
+from nlmfo.ownership.registry import DirectoryRegistry, Registry
+from nlmfo.records import CalloutEntry, Store, callout_config, directory_name, write_callout_config
+from tests.unit import namespaced, shapes
+from tests.unit.shapes import EARLIER_BOOT, HERE, THERE
+
+T = TypeVar("T")
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> DirectoryRegistry:
+    (tmp_path / "registry/services").mkdir(parents=True)
+    return DirectoryRegistry(tmp_path / "registry")
+
+
+def records(service: Service, *, told: bool) -> None:
+    """The service's records, of a generation whose clients were told or were not."""
+    service.state.mkdir(parents=True)
+    store = Store(service.state, [address.ip for address in service.addresses])
+    store.prepare(os.geteuid(), os.getegid())
+    store.begin_generation()
+    if told:
+        store.mark_told()
+
+
+# Whose it is
+
+
+@pytest.mark.parametrize("isolation", list(Isolation))
+@pytest.mark.parametrize(
+    ("record", "owned", "listed"),
+    [
+        (shapes.record(1), True, True),
+        (shapes.record(1, boot=EARLIER_BOOT), False, True),
+        (shapes.record(1, THERE), False, False),
+        (shapes.record(1, standing=Standing.RELEASED), False, False),
+        (None, False, False),
+    ],
+    ids=["ours", "of an earlier boot", "another's", "released", "nobody's"],
+)
+def test_an_owner_of_an_earlier_boot_is_listed_and_owns_nothing_any_more(
+    registry: DirectoryRegistry, isolation: Isolation, record: OwnerRecord | None, owned: bool, listed: bool
+) -> None:
+    if record is not None:
+        registry.claim(record)
+    service = shapes.service(isolation=isolation)
+    seen = look(shapes.config(registry.directory), service, registry)
+    assert (seen.owner, seen.owned, seen.listed) == (record, owned, listed)
+    assert not seen.anything()
+
+
+@pytest.mark.parametrize("isolation", list(Isolation))
+def test_where_the_registry_cannot_be_read_nothing_is_said_of_the_owner(tmp_path: Path, isolation: Isolation) -> None:
+    with pytest.raises(Refused, match="nobody can tell who serves"):
+        look(shapes.config(tmp_path), shapes.service(isolation=isolation), DirectoryRegistry(tmp_path))
+
+
+def test_a_service_that_another_node_claimed_since_is_superseded_while_anything_of_it_is_mounted() -> None:
+    service = shapes.service()
+    for mounted, owner, superseded in (
+        (1, shapes.record(7, THERE), True),
+        (1, shapes.record(7, THERE, Standing.RELEASED), True),
+        (1, shapes.record(7, HERE, boot=EARLIER_BOOT), False),
+        (1, None, False),
+        (0, shapes.record(7, THERE), False),
+    ):
+        assert shapes.observed(service, mounted=mounted, owner=owner).superseded(HERE) is superseded
+
+
+# Whether reclaims are granted
+
+
+@pytest.mark.parametrize(
+    ("lockd_in_grace", "threads", "v4_ended", "in_grace"),
+    [
+        (False, 0, True, False),
+        (True, 8, True, True),
+        (False, 8, True, False),
+        # lockd asks both keepers before it grants: NFSv4's holds it in grace as well.
+        (False, 8, False, True),
+        # Of an nfsd that does not run, nothing is left that could hold it.
+        (False, 0, False, False),
+    ],
+)
+def test_grace_is_on_while_either_keeper_holds_it(
+    monkeypatch: pytest.MonkeyPatch, lockd_in_grace: bool, threads: int, v4_ended: bool, in_grace: bool
+) -> None:
+    monkeypatch.setattr(lockd, "in_grace", lambda: lockd_in_grace)
+    monkeypatch.setattr(nfsd, "threads", lambda: threads)
+    monkeypatch.setattr(nfsd, "v4_grace_ended", lambda: v4_ended)
+    assert looking._in_grace() is in_grace
+
+
+# In namespaces of its own
+
+
+def test_namespaces_that_a_killed_run_had_only_begun_are_a_trace_and_no_server(
+    registry: DirectoryRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Inside, the node's own files would be seen: its export table is not this service's.
+    monkeypatch.setattr(exports, "ETAB", Path("/proc/self/status"))
+    monkeypatch.setattr(nfsd, "threads", lambda: 8)
+    with namespaced.own_mounts(), namespaced.made() as namespaces:
+        service = shapes.service(name=namespaces.service)
+        seen = look(shapes.config(registry.directory), service, registry)
+        assert seen == shapes.observed(service, traces=True)
+        assert seen.anything()
+        syscalls.umount(namespaces.uts)
+        assert look(shapes.config(registry.directory), service, registry) == seen
+
+
+class InPlace(Namespaces):
+    """Namespaces that need not be there: what is seen of them is what the tests put in place."""
+
+    home = Path()
+
+    @property
+    def directory(self) -> Path:
+        return self.home
+
+    def exist(self) -> bool:
+        return True
+
+    def traces(self) -> bool:
+        return True
+
+    def call(self, function: Callable[[], T], *, deadline: float = 0) -> T:
+        del deadline
+        return function()
+
+
+class Isolated:
+    """A service of two partitions and two addresses that is up in its namespaces, whole, as far as is seen."""
+
+    def __init__(self, directory: Path, patch: pytest.MonkeyPatch, registry: Registry) -> None:
+        self.service = shapes.service(2, 2, state=directory / "state")
+        self.config = shapes.config(directory / "registry")
+        self.registry = registry
+        self.patch = patch
+        self.mounted = {p.uuid for p in self.service.partitions}
+        self.up = {address.ip for address in self.service.addresses}
+        self.callout = directory / "run/nlmfo/callout.conf"
+        self.callout.parent.mkdir(parents=True)
+        (directory / "etab").write_text("".join(f"{e.path}\t*(rw)\n" for e in self.service.exports))
+        patch.setattr(InPlace, "home", directory)
+        patch.setattr(looking, "Namespaces", InPlace)
+        patch.setattr(view, "put_in_place_already", lambda: True)
+        patch.setattr(exports, "ETAB", directory / "etab")
+        patch.setattr(lockd, "in_grace", lambda: True)
+        patch.setattr(addresses, "is_up", lambda _, address: address in self.up)
+        patch.setattr(partitions, "is_mounted", lambda partition: partition.uuid in self.mounted)
+        patch.setattr(daemons, "keeper_runs", lambda place: place.service == "home")
+        self.threads(8)
+
+    def threads(self, number: int) -> None:
+        self.patch.setattr(nfsd, "threads", lambda: number)
+
+    def look(self) -> Observed:
+        return look(self.config, self.service, self.registry)
+
+
+@pytest.fixture
+def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registry: DirectoryRegistry) -> Isolated:
+    return Isolated(tmp_path, monkeypatch, registry)
+
+
+def test_a_service_that_is_up_in_its_namespaces_is_seen_whole(isolated: Isolated) -> None:
+    records(isolated.service, told=True)
+    isolated.registry.claim(shapes.record())
+    seen = isolated.look()
+    assert seen == replace(shapes.all_up(isolated.service), in_grace=True)
+    assert seen.serves(isolated.service)
+
+
+def test_what_is_missing_of_it_is_seen_to_be_missing(isolated: Isolated) -> None:
+    records(isolated.service, told=True)
+    isolated.up.pop()
+    isolated.mounted.pop()
+    exports.ETAB.write_text("/srv/elsewhere\t*(rw)\n")
+    seen = isolated.look()
+    assert seen.addresses == isolated.up
+    assert seen.mounted == isolated.mounted
+    assert seen.exported == {"/srv/elsewhere"}
+    assert not seen.serves(isolated.service)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_whether_the_clients_were_told_is_read_from_the_records(isolated: Isolated, told: bool) -> None:
+    records(isolated.service, told=told)
+    assert isolated.look().told is told
+
+
+@pytest.mark.parametrize("missing", ["threads", "partition"])
+def test_records_that_nobody_serves_from_are_not_touched(isolated: Isolated, missing: str) -> None:
+    """Their storage may not be there: a look at what is left of a run must not fail for that."""
+    assert not isolated.service.state.exists()
+    if missing == "threads":
+        isolated.threads(0)
+    else:
+        isolated.mounted.pop()
+    assert isolated.look().told is False
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_records_that_a_release_froze_are_seen_in_what_the_callout_is_told(isolated: Isolated, frozen: bool) -> None:
+    records(isolated.service, told=True)
+    assert isolated.look().frozen is False
+    freeze(isolated.callout, isolated.service, frozen=frozen)
+    assert isolated.look().frozen is frozen
+
+
+def test_a_look_at_records_on_a_storage_that_hangs_ends_at_its_deadline(isolated: Isolated) -> None:
+    isolated.patch.setattr(looking, "READ", 0.2)
+    isolated.patch.setattr(Store, "told", lambda _: signal.pause())
+    with pytest.raises(DeadlineExceeded, match=rf"service 'home': reading {isolated.service.state}: not within 0\.2 s"):
+        isolated.look()
+
+
+def test_records_that_are_gone_while_they_are_served_are_an_error_and_not_a_no(isolated: Isolated) -> None:
+    with pytest.raises(NlmfoError, match=str(isolated.service.state)):
+        isolated.look()
+
+
+def freeze(path: Path, *services: Service, frozen: bool = True) -> None:
+    entries = [
+        CalloutEntry(a.ip, s.state / directory_name(a.ip), s.name, frozen=frozen) for s in services for a in s.addresses
+    ]
+    write_callout_config(path, callout_config(entries, frozen=False))
+
+
+# On the node's own server
+
+
+class Shared:
+    """``home`` and its neighbours ``mail`` and ``web`` on one node's server; ``other`` has namespaces of its own."""
+
+    def __init__(self, directory: Path, patch: pytest.MonkeyPatch, registry: Registry) -> None:
+        self.run = directory / "run"
+        self.registry = registry
+        self.services = {
+            name: replace(
+                shapes.service(name=name, isolation=isolation, state=directory / name),
+                addresses=(shapes.service(2, 2).addresses[0] + number,),
+            )
+            for number, (name, isolation) in enumerate(
+                [*product(("home", "mail", "web"), [Isolation.HOST]), ("other", Isolation.NETNS)]
+            )
+        }
+        self.service = self.services["home"]
+        self.config = Config(directory, HERE, directory / "registry", self.services, ())
+        self.exported = {Path("/srv/mine"), *(export.path for export in self.service.exports)}
+        self.callout = directory / "callout.conf"
+        patch.setattr(shared, "RUN", self.run)
+        patch.setattr(looking, "CALLOUT_CONFIG", self.callout)
+        patch.setattr(nfsd, "threads", lambda: 8)
+        patch.setattr(lockd, "in_grace", lambda: True)
+        patch.setattr(partitions, "is_mounted", lambda _: True)
+        patch.setattr(node_exports, "table", lambda: self.exported)
+        patch.setattr(node_exports, "traces", lambda service: service is self.service)
+        patch.setattr(node_addresses, "is_up", lambda address: address == self.service.addresses[0].ip)
+        patch.setattr(node_locks, "grace_per_address", lambda: False)
+        patch.setattr(daemons, "keeper_runs", lambda place: place.service == "home")
+
+    def attach(self, name: str, *, told: bool = True) -> None:
+        shared.mark(name).parent.mkdir(parents=True)
+        shared.mark(name).touch()
+        records(self.services[name], told=told)
+
+    def look(self) -> Observed:
+        return look(self.config, self.service, self.registry)
+
+
+@pytest.fixture
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registry: DirectoryRegistry) -> Shared:
+    return Shared(tmp_path, monkeypatch, registry)
+
+
+def test_a_service_that_is_up_on_the_nodes_server_is_seen_whole_and_nothing_but_it(node: Shared) -> None:
+    node.attach("home")
+    node.registry.claim(shapes.record())
+    seen = node.look()
+    assert seen == replace(shapes.all_up(node.service), in_grace=True)
+    assert seen.serves(node.service)
+
+
+def test_a_service_that_is_not_attached_is_not_served_whatever_the_node_has_of_its_own(node: Shared) -> None:
+    node.exported.clear()
+    seen = node.look()
+    assert (seen.attached, seen.told, seen.exported) == (False, False, frozenset())
+    assert seen.threads == 8  # the node's
+
+
+def test_the_neighbours_are_the_attached_ones_and_those_whose_clients_were_not_told_are_known(node: Shared) -> None:
+    node.attach("home", told=False)
+    assert (node.look().neighbours, node.look().told) == ((), False)
+    node.attach("mail")
+    node.attach("web", told=False)
+    node.attach("other", told=False)
+    seen = node.look()
+    assert (seen.neighbours, seen.untold) == (("mail", "web"), ("web",))
+
+
+def test_frozen_is_what_the_callout_was_told_of_this_service(node: Shared) -> None:
+    node.attach("home")
+    node.attach("mail")
+    freeze(node.callout, node.services["mail"])
+    assert node.look().frozen is False
+    freeze(node.callout, node.services["mail"], node.service)
+    assert node.look().frozen is True
+
+
+def test_a_kernel_that_can_give_an_address_its_grace_is_noticed(node: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert node.look().per_address is False
+    monkeypatch.setattr(node_locks, "grace_per_address", lambda: True)
+    assert node.look().per_address is True
+
+
+def test_neighbours_whose_records_cannot_be_read_are_named_and_not_taken_for_told(node: Shared) -> None:
+    node.attach("mail")
+    (node.services["mail"].state / directory_name(node.services["mail"].addresses[0].ip)).rename(node.run / "away")
+    with pytest.raises(NlmfoError, match=str(node.services["mail"].state)):
+        node.look()
