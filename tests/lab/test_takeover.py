@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from dataclasses import dataclass
 
@@ -183,8 +184,10 @@ def test_a_release_names_what_keeps_a_partition_busy_and_goes_on_when_it_is_gone
     assert "served here already" in cluster.takeover(a, service)
     shell = a.start("sh", "-c", "cd /srv/home && sleep 9999", stream=False)
     result = cluster.nlmfo(a, "release", "home")
-    assert result.status == 1
+    assert result.status == 4
     assert "/srv/home stays busy" in result.err
+    assert re.search(r"held by .*process \d+ \((sh|sleep)\).*/srv/home", result.err), result.err
+    assert "then 'nlmfo resume home' goes on from here" in result.err
     assert cluster.nlmfo(a, "status", "home").status == 5  # not served, and not released either
     shell.signal(signal.SIGKILL)
     shell.wait(10)

@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
+import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar, TypeVar
 
 import pytest
 
@@ -15,17 +19,25 @@ from nlmfo.deadline import Deadline
 from nlmfo.errors import DeadlineExceeded, NlmfoError, Refused
 from nlmfo.failover import actions, runs
 from nlmfo.failover.actions import Actions, Standpoint
-from nlmfo.failover.events import RecordsNotKept
+from nlmfo.failover.events import ClientNotTold, ClientQuiet, RecordsNotKept
+from nlmfo.failover.netns import NetnsActions
 from nlmfo.failover.plan import Action, Step
 from nlmfo.host import daemons, mmp, own_mounts, partitions, probe
-from nlmfo.kernel import dropping
+from nlmfo.host.namespaces import Namespaces
+from nlmfo.host.node import Node
+from nlmfo.host.view import StatdUser
+from nlmfo.kernel import dropping, lockd
+from nlmfo.notify import Notice, Outcome
 from nlmfo.ownership import copy
 from nlmfo.ownership.proof import Proof, Word
 from nlmfo.ownership.record import OwnerRecord, Standing, boot_id
-from nlmfo.ownership.registry import DirectoryRegistry
+from nlmfo.ownership.registry import DirectoryRegistry, NoRegistry
+from nlmfo.records import Store, frozen_addresses
 from tests.unit import shapes
 from tests.unit.cluster_fake import Log
 from tests.unit.shapes import EARLIER_BOOT, HERE, THERE
+
+T = TypeVar("T")
 
 CLAIM = Step(Action.CLAIM, "home")
 DISOWN = Step(Action.DISOWN, "home")
@@ -260,3 +272,273 @@ def test_work_with_records_on_a_storage_that_hangs_ends_at_its_deadline(
     monkeypatch.setattr(hands.keeper, "keep", lambda _: signal.pause())
     with pytest.raises(DeadlineExceeded, match="work in "):
         do(hands, COLLECT)
+
+
+# Telling the clients
+
+
+CLIENTS = ("192.0.2.17", "192.0.2.18")
+
+
+@dataclass
+class Telling:
+    """Hands in the midst of a takeover of two addresses, and what they say to whom."""
+
+    hands: Actions
+    sent: list[tuple[str, tuple[str, ...], list[str], int]]
+
+    @property
+    def log(self) -> Log:
+        assert isinstance(self.hands.sink, Log)
+        return self.hands.sink
+
+    def back(self, client: str) -> None:
+        """lockd has put a client on record again, on each address, before it granted it a lock."""
+        for address in self.hands.keeper.shared.addresses:
+            self.hands.keeper.shared.add(address, client, "home")
+
+
+@pytest.fixture
+def telling(registry: DirectoryRegistry, service: Service, monkeypatch: pytest.MonkeyPatch) -> Telling:
+    service = replace(service, addresses=shapes.service(addresses=2).addresses)
+    hands = runs.hands_of(shapes.config(registry.directory), service, registry, Standpoint(), Log())
+    hands.place = Node("home")
+    hands.keeper.begin(StatdUser(os.geteuid(), os.getegid()))
+    telling = Telling(hands, [])
+    for client in CLIENTS:
+        telling.back(client)
+    hands.keeper.shared.begin_generation()
+    both = threading.Barrier(2)
+
+    def notify(clients: list[str], **how: object) -> tuple[Notice, ...]:
+        both.wait(10)  # the addresses go side by side
+        names, state = how["names"], how["state"]
+        assert isinstance(names, list)
+        assert isinstance(state, int)
+        telling.sent.append((str(how["source"]), tuple(clients), names, state))
+        outcomes = {CLIENTS[0]: Outcome.TOLD, CLIENTS[1]: Outcome.UNREACHABLE}
+        return tuple(Notice(client, outcomes[client], (), 1, 0.1, "no route") for client in clients)
+
+    monkeypatch.setattr(actions, "notify", notify)
+    monkeypatch.setattr(lockd, "in_grace", lambda: True)
+    return telling
+
+
+NOTIFY, RECLAIM = Step(Action.NOTIFY, ""), Step(Action.RECLAIM, "")
+
+
+def test_everybody_on_record_is_told_from_each_address_under_every_name(telling: Telling) -> None:
+    assert do(telling.hands, NOTIFY) == "1 clients told"
+    state = telling.hands.keeper.shared.state_number()
+    assert sorted(telling.sent) == [
+        ("10.10.0.100", CLIENTS, ["nfs100.example", "10.10.0.100"], state),
+        ("fd00::100", CLIENTS, ["nfs100.example", "fd00::100"], state),
+    ]
+
+
+def test_who_could_not_be_told_is_named_and_stays_on_record(telling: Telling) -> None:
+    do(telling.hands, NOTIFY)
+    assert set(telling.log.of(ClientNotTold)) == {ClientNotTold(CLIENTS[1], "no route")}
+    assert telling.hands.keeper.owed() == set(CLIENTS)
+
+
+def test_a_generation_is_told_once(telling: Telling) -> None:
+    """A second notice would make the clients reclaim again what others may hold by then."""
+    assert not telling.hands.keeper.shared.told()
+    do(telling.hands, NOTIFY)
+    assert telling.hands.keeper.shared.told()
+    telling.sent.clear()
+    assert do(telling.hands, NOTIFY) == "0 clients told"
+    assert telling.sent == []
+
+
+def test_after_grace_nobody_is_told_because_their_reclaims_would_be_refused(
+    telling: Telling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lockd, "in_grace", lambda: False)
+    with pytest.raises(NlmfoError, match="grace ended before the clients could be told") as caught:
+        do(telling.hands, NOTIFY)
+    assert "grace" in str(caught.value.hint)
+    assert telling.sent == []
+    assert not telling.hands.keeper.shared.told()
+
+
+def test_the_wait_for_reclaims_ends_when_all_are_back(telling: Telling) -> None:
+    for client in CLIENTS:
+        telling.back(client)
+    began = time.monotonic()
+    assert do(telling.hands, RECLAIM) == "2 clients are back"
+    assert time.monotonic() - began < actions.RECLAIM
+    assert telling.hands.keeper.owed() == set()
+    assert telling.log.events == []
+
+
+def test_who_asks_for_no_lock_again_is_named_and_stays_on_record(
+    telling: Telling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(actions, "RECLAIM", 0.3)
+    telling.back(CLIENTS[0])
+    assert do(telling.hands, RECLAIM) == "1 clients are back"
+    assert telling.log.events == [ClientQuiet(CLIENTS[1])]
+    assert telling.hands.keeper.owed() == {CLIENTS[1]}
+
+
+# Records that were elsewhere, or of another
+
+
+def test_records_in_the_place_where_they_are_by_default_count_too(
+    make: Callable[..., Actions], registry: DirectoryRegistry, service: Service
+) -> None:
+    """The state directory was moved since, and somebody served from where it had been."""
+    default = registry.directory / "services/home/state"
+    default.mkdir()
+    address = service.addresses[0].ip
+    earlier = Store(default, [address])
+    earlier.prepare(os.geteuid(), os.getegid())
+    earlier.add(address, CLIENTS[0], "home")
+    hands = make(Standpoint(proof=Proof("because", 8)))
+    do(hands, CLAIM)
+    assert do(hands, RECORDS) == f"1 clients on record, 1 more from {default}, NSM state 1"
+
+
+@pytest.fixture
+def alone(tmp_path: Path, service: Service) -> Callable[[Word], Actions]:
+    """The hands of a node without a registry."""
+
+    def hands(word: Word) -> Actions:
+        memory = NoRegistry(tmp_path / "memory")
+        standpoint = Standpoint(word, Proof("because", 1))
+        return runs.hands_of(shapes.config(None), service, memory, standpoint, Log())
+
+    return hands
+
+
+def test_without_a_registry_the_epoch_goes_on_from_that_of_the_copy(
+    alone: Callable[[Word], Actions], service: Service
+) -> None:
+    copy.write(service.state, shapes.record(9, THERE))
+    hands = alone(Word(fenced=THERE))
+    do(hands, CLAIM)
+    do(hands, RECORDS)
+    found = hands.registry.read("home")
+    assert found is not None
+    assert (found.node, found.epoch, found.state) == (HERE, 10, 1)
+    assert copy.read(service.state) == found
+
+
+def test_without_a_registry_the_copy_says_whether_the_right_node_was_named(
+    alone: Callable[[Word], Actions], service: Service
+) -> None:
+    copy.write(service.state, shapes.record(9, THERE))
+    hands = alone(Word(fenced="node3"))
+    do(hands, CLAIM)
+    with pytest.raises(Refused, match="you named node3, but node2 had it last") as caught:
+        do(hands, RECORDS)
+    assert caught.value.code == "wrong-node"
+    assert not (service.state / "sm_10.10.0.100").exists(), "nothing of the records was touched"
+
+
+def test_collecting_what_is_not_ours_leaves_the_copy_to_its_owner(
+    make: Callable[..., Actions], registry: DirectoryRegistry, service: Service
+) -> None:
+    """The rest of a run that another node has succeeded: its copy says who serves."""
+    hands = make(Standpoint(proof=Proof("because", 8)))
+    do(hands, CLAIM)
+    do(hands, RECORDS)
+    theirs = shapes.record(9, THERE)
+    registry.claim(theirs)
+    copy.write(service.state, theirs)
+    do(hands, COLLECT)
+    assert copy.read(service.state) == theirs
+
+
+# In namespaces of its own
+
+
+class InPlace(Namespaces):
+    """Namespaces that need not be there: work in them is done here, within the deadline that is noted."""
+
+    home = Path()
+    deadlines: ClassVar[list[float]] = []
+
+    @property
+    def directory(self) -> Path:
+        return self.home
+
+    def call(self, function: Callable[[], T], *, deadline: float = 0) -> T:
+        self.deadlines.append(deadline)
+        return function()
+
+
+@pytest.fixture
+def isolated(make: Callable[..., Actions], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NetnsActions:
+    monkeypatch.setattr(InPlace, "home", tmp_path)
+    monkeypatch.setattr(InPlace, "deadlines", [])
+    (tmp_path / "run/nlmfo").mkdir(parents=True)
+    hands = make()
+    assert isinstance(hands, NetnsActions)
+    hands.namespaces = InPlace("home")
+    return hands
+
+
+def test_records_are_frozen_and_thawed_in_what_the_callout_is_told(isolated: NetnsActions, tmp_path: Path) -> None:
+    told = tmp_path / "run/nlmfo/callout.conf"
+    do(isolated, Step(Action.FREEZE, ""))
+    assert frozen_addresses(told) == {isolated.service.addresses[0].ip}
+    do(isolated, Step(Action.THAW, ""))
+    assert frozen_addresses(told) == frozenset()
+    assert f"directory {isolated.service.state}/sm_10.10.0.100\n" in told.read_text()
+
+
+def test_locks_are_dropped_on_the_file_system_that_is_mounted_within_what_is_left_of_the_time(
+    isolated: NetnsActions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[object, ...]] = []
+
+    def drop(*what: object) -> dropping.Dropped:
+        asked.append(what)
+        return dropping.Dropped(dropping.Way.PROCFS, 3)
+
+    monkeypatch.setattr(partitions, "lock_device", lambda _: "8:1")
+    monkeypatch.setattr(dropping, "drop_of_filesystem", drop)
+    unlock = Step(Action.UNLOCK, "/srv/other")
+    assert isolated.do(unlock, Deadline(7)) == "3 locks, by procfs"
+    assert asked == [(Path("/srv/other"), "8:1")]
+    assert 6 < InPlace.deadlines[-1] <= 7
+    # The kernel would drop those of the file system above it.
+    monkeypatch.setattr(partitions, "lock_device", lambda _: None)
+    with pytest.raises(NlmfoError, match="/srv/other is not mounted any more"):
+        do(isolated, unlock)
+    assert len(asked) == 1
+
+
+def test_nfsd_has_time_to_stop_for_each_client_on_record(
+    isolated: NetnsActions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped: list[int] = []
+    monkeypatch.setattr(daemons, "stop_nfsd", lambda _, clients: stopped.append(clients))
+    isolated.keeper.begin(StatdUser(os.geteuid(), os.getegid()))
+    for client in CLIENTS:
+        isolated.keeper.shared.add(isolated.service.addresses[0].ip, client, "home")
+    assert do(isolated, Step(Action.STOP_NFSD, "")) == "2 clients on record"
+    assert stopped == [2]
+
+
+@pytest.mark.parametrize(("left", "deadline"), [(7, 7), (1000, partitions.UMOUNT)])
+def test_an_unmount_takes_no_longer_than_is_left_of_the_time(
+    isolated: NetnsActions, monkeypatch: pytest.MonkeyPatch, left: float, deadline: float
+) -> None:
+    found: list[float] = []
+    monkeypatch.setattr(partitions, "unmount", lambda _, deadline: found.append(deadline))
+    isolated.do(Step(Action.UMOUNT, "/srv/other"), Deadline(left))
+    assert found == [pytest.approx(deadline, abs=1)]
+
+
+def test_work_with_records_takes_no_longer_than_is_left_of_the_time(
+    isolated: NetnsActions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(isolated.keeper, "keep", lambda _: signal.pause())
+    began = time.monotonic()
+    with pytest.raises(DeadlineExceeded):
+        isolated.do(COLLECT, Deadline(0.3))
+    assert time.monotonic() - began < 10

@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the hands of host isolation do with the server that several services share, and with the records of all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nlmfo.config import Config, Isolation, Service
+from nlmfo.deadline import Deadline
+from nlmfo.errors import NlmfoError, Refused
+from nlmfo.failover import actions, host, runs, shared
+from nlmfo.failover.actions import Standpoint
+from nlmfo.failover.events import ExportLeftOut
+from nlmfo.failover.host import HostActions
+from nlmfo.failover.plan import Action, Step
+from nlmfo.host import daemons, node_addresses, node_exports, node_locks, node_restart, view
+from nlmfo.host.view import StatdUser
+from nlmfo.kernel import lockd
+from nlmfo.notify import Notice, Outcome
+from nlmfo.ownership.registry import DirectoryRegistry
+from nlmfo.records import Address, Store, frozen_addresses
+from tests.unit import shapes
+from tests.unit.cluster_fake import Log
+from tests.unit.shapes import HERE
+
+CLIENT = "192.0.2.17"
+ME = StatdUser(os.geteuid(), os.getegid())
+GRACE = Step(Action.GRACE, "")
+
+
+class Scene:
+    """``home`` is about to be served beside ``mail`` and ``web``, which are attached and have a client each."""
+
+    def __init__(self, directory: Path, patch: pytest.MonkeyPatch) -> None:
+        self.callout = directory / "callout.conf"
+        self.restarts: list[dict[str, object]] = []
+        self.frozen_meanwhile: set[Address] = set()
+        self.told_meanwhile: dict[str, bool] = {}
+        self.trouble: Exception | None = None
+        patch.setattr(shared, "RUN", directory / "run")
+        patch.setattr(view, "CALLOUT_CONFIG", self.callout)
+        patch.setattr(view, "SPOOL", directory / "spool")
+        patch.setattr(view, "STATD_HOMES", (directory,))
+        patch.setattr(node_restart, "restart", self._restart)
+        patch.setattr(node_locks, "grace_per_address", lambda: False)
+        self.services = {
+            name: replace(
+                shapes.service(name=name, isolation=Isolation.HOST, state=directory / name),
+                addresses=(shapes.service().addresses[0] + number,),
+                grace=grace,
+            )
+            for number, (name, grace) in enumerate([("home", 30), ("mail", 60), ("web", None)])
+        }
+        (directory / "services").mkdir()
+        self.config = Config(directory, HERE, directory, self.services, (), restart_nfsd=True)
+        for name, service in self.services.items():
+            service.state.mkdir()
+            store = self.store(name)
+            store.prepare(*ME_IDS)
+            store.begin_generation()
+            store.mark_told()
+            if name != "home":
+                store.add(service.addresses[0].ip, CLIENT, name)
+                shared.attach(self.config, service, ME)
+
+    def store(self, name: str) -> Store:
+        service = self.services[name]
+        return Store(service.state, [address.ip for address in service.addresses])
+
+    def hands(self) -> HostActions:
+        registry = DirectoryRegistry(self.config.directory)
+        found = runs.hands_of(self.config, self.services["home"], registry, Standpoint(), Log())
+        assert isinstance(found, HostActions)
+        return found
+
+    def address(self, name: str) -> Address:
+        return self.services[name].addresses[0].ip
+
+    def frozen(self) -> set[Address]:
+        return set(frozen_addresses(self.callout))
+
+    def addresses_of_callout(self) -> list[str]:
+        lines = self.callout.read_text().splitlines()
+        return [line.removeprefix("address ") for line in lines if line.startswith("address ")]
+
+    def _restart(self, _: object, *, between: Callable[[], None], **how: object) -> None:
+        self.restarts.append(how)
+        self.frozen_meanwhile = self.frozen()
+        between()
+        self.told_meanwhile = {name: self.store(name).told() for name in self.services}
+        if self.trouble is not None:
+            raise self.trouble
+
+
+ME_IDS = (ME.uid, ME.gid)
+
+
+@pytest.fixture
+def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
+    return Scene(tmp_path, monkeypatch)
+
+
+def do(hands: HostActions, step: Step) -> str:
+    return hands.do(step, Deadline(30))
+
+
+def test_without_permission_to_restart_there_is_no_way_into_grace(scene: Scene) -> None:
+    scene.config = replace(scene.config, restart_nfsd=False)
+    with pytest.raises(Refused, match="cannot be put into grace without a restart") as caught:
+        do(scene.hands(), GRACE)
+    assert caught.value.code == "no-grace"
+    assert scene.restarts == []
+
+
+def test_where_the_kernel_gives_an_address_its_grace_nobody_else_is_touched(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Address] = []
+    monkeypatch.setattr(node_locks, "grace_per_address", lambda: True)
+    monkeypatch.setattr(node_locks, "start_grace_of", given.append)
+    assert do(scene.hands(), GRACE) == "of its addresses only"
+    assert given == [scene.address("home")]
+    assert scene.restarts == []
+    assert scene.store("mail").told()
+
+
+def test_while_the_shared_server_restarts_no_record_of_anybody_is_deleted(scene: Scene) -> None:
+    """A clean stop makes statd forget everybody, on kernels >= 6.4."""
+    shared.attach(scene.config, scene.services["home"], ME)
+    assert do(scene.hands(), GRACE) == "the locks of mail, web were dropped with it"
+    assert scene.frozen_meanwhile == {scene.address(name) for name in scene.services}
+    assert scene.frozen() == set()
+
+
+def test_whoever_lost_locks_to_the_restart_is_owed_a_notice_before_the_server_is_up_again(scene: Scene) -> None:
+    """Whatever becomes of this run. Who is to be served now has begun a generation already."""
+    before = scene.store("home").state_number()
+    do(scene.hands(), GRACE)
+    assert scene.told_meanwhile == {"home": True, "mail": False, "web": False}
+    assert scene.store("home").state_number() == before
+    for name in ("mail", "web"):
+        assert [record.client for record in scene.store(name).owed(scene.address(name))] == [CLIENT]
+        assert scene.store(name).current(scene.address(name)) == ()
+
+
+def test_the_restart_is_given_the_longest_grace_and_everybodys_clients_and_partitions(scene: Scene) -> None:
+    shared.attach(scene.config, scene.services["home"], ME)
+    scene.store("home").add(scene.address("home"), CLIENT, "home")
+    do(scene.hands(), GRACE)
+    (how,) = scene.restarts
+    assert (how["grace"], how["clients"]) == (60, 3)
+    mountpoints = how["mountpoints"]
+    assert isinstance(mountpoints, list)
+    assert mountpoints == [p.mountpoint for service in scene.services.values() for p in service.partitions]
+
+
+def test_a_restart_that_fails_leaves_no_record_frozen(scene: Scene) -> None:
+    scene.trouble = NlmfoError("nfsd does not start")
+    with pytest.raises(NlmfoError, match="nfsd does not start"):
+        do(scene.hands(), GRACE)
+    assert scene.frozen_meanwhile
+    assert scene.frozen() == set()
+    assert not scene.store("mail").told()
+
+
+def test_a_service_alone_on_its_node_takes_no_locks_from_others(scene: Scene) -> None:
+    for name in ("mail", "web"):
+        shared.detach(scene.config, scene.services[name])
+    assert do(scene.hands(), GRACE) == "lockd is in grace"
+    assert scene.store("mail").told()
+
+
+@pytest.mark.parametrize("attached", [True, False])
+def test_the_clients_of_all_who_share_the_server_are_told(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, attached: bool
+) -> None:
+    """Also by the rest of a run that takes its own service down: then of the others only."""
+    if attached:
+        shared.attach(scene.config, scene.services["home"], ME)
+    for name in scene.services:
+        scene.store(name).begin_generation()
+    sent: list[str] = []
+
+    def notify(clients: list[str], **how: object) -> tuple[Notice, ...]:
+        sent.append(f"{how['source']}: {', '.join(clients)}")
+        return tuple(Notice(client, Outcome.TOLD, (), 1, 0.1, "") for client in clients)
+
+    monkeypatch.setattr(actions, "notify", notify)
+    monkeypatch.setattr(lockd, "in_grace", lambda: True)
+    do(scene.hands(), Step(Action.NOTIFY, ""))
+    own = [f"{scene.address('home')}: "] if attached else []
+    assert sorted(sent) == [*own, *(f"{scene.address(name)}: {CLIENT}" for name in ("mail", "web"))]
+    assert {name: scene.store(name).told() for name in scene.services} == {"home": attached, "mail": True, "web": True}
+
+
+def test_a_release_freezes_and_thaws_its_own_records_and_no_others(scene: Scene) -> None:
+    shared.attach(scene.config, scene.services["home"], ME)
+    do(scene.hands(), Step(Action.FREEZE, ""))
+    assert scene.frozen() == {scene.address("home")}
+    do(scene.hands(), Step(Action.THAW, ""))
+    assert scene.frozen() == set()
+
+
+def test_an_export_that_is_left_out_is_told_and_the_service_attached_all_the_same(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_exports, "load", lambda _: ("gone.example:/srv/other",))
+    hands = scene.hands()
+    do(hands, Step(Action.EXPORT, ""))
+    assert isinstance(hands.sink, Log)
+    assert hands.sink.events == [ExportLeftOut("gone.example:/srv/other")]
+    assert shared.mark("home").exists()
+    assert scene.addresses_of_callout() == [str(scene.address(name)) for name in scene.services]
+
+
+def test_exports_that_fail_leave_the_callout_as_it_was(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Service) -> tuple[str, ...]:
+        raise NlmfoError("no such path")
+
+    monkeypatch.setattr(node_exports, "load", fail)
+    before = scene.callout.read_text()
+    with pytest.raises(NlmfoError):
+        do(scene.hands(), Step(Action.EXPORT, ""))
+    assert not shared.mark("home").exists()
+    assert scene.callout.read_text() == before
+
+
+def test_detaching_takes_away_what_the_callout_knows_of_this_service_only(scene: Scene) -> None:
+    shared.attach(scene.config, scene.services["home"], ME)
+    for _ in range(2):  # also after a run that was killed in the midst of it
+        do(scene.hands(), Step(Action.DETACH, ""))
+        assert scene.addresses_of_callout() == [str(scene.address(name)) for name in ("mail", "web")]
+    assert [service.name for service in shared.attached(scene.config)] == ["mail", "web"]
+
+
+def test_addresses_exports_locks_and_keeper_that_go_are_those_of_this_service(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    did = tmp_path / "did"
+
+    def note(what: str) -> Callable[..., None]:
+        """In a file: some of it is done by a child process."""
+
+        def write(*given: object) -> None:
+            with did.open("a") as file:
+                file.write(f"{what} {' '.join(str(getattr(each, 'name', each)) for each in given)}\n")
+
+        return write
+
+    monkeypatch.setattr(node_addresses, "take_down", lambda _, some: note("address down")(*some))
+    monkeypatch.setattr(node_addresses, "bring_up", lambda _, some: note("address up")(*some))
+    monkeypatch.setattr(node_exports, "unload", note("unexport"))
+    monkeypatch.setattr(node_locks, "drop_locks", lambda mountpoint: note("unlock")(str(mountpoint)))
+    monkeypatch.setattr(daemons, "stop_keeper", lambda place: note("stop keeper")(place.service))
+    for action in (Action.ADDRESS_DOWN, Action.UNEXPORT, Action.UNLOCK, Action.STOP_DAEMONS, Action.ADDRESS_UP):
+        do(scene.hands(), Step(action, "/srv/other"))
+    (address,) = scene.services["home"].addresses
+    assert did.read_text().splitlines() == [
+        f"address down {address}",
+        "unexport home",
+        "unlock /srv/other",
+        "stop keeper home",
+        f"address up {address}",
+    ]
+
+
+def test_the_refusal_names_both_ways_out() -> None:
+    hint = str(host.no_way_into_grace(shapes.service()).hint)
+    assert "restart_nfsd = true" in hint
+    assert 'isolation = "netns"' in hint
