@@ -19,6 +19,10 @@ from nlmfo.host import nfs_conf, node_restart
 from nlmfo.kernel import nfsd, nfsd_settings
 from nlmfo.kernel.files import PROC, ControlFiles
 
+#: Codes of what an operator may know better: that it is otherwise taken care of, or does no harm here.
+FORCIBLE = frozenset(
+    {"nfsd-bound", "statd-without-callout", "statd-notifies", "sm-notify-lifts-grace", "no-client-tracking"}
+)
 PROCESSES = Path("/proc")
 CALLOUT = "nlmfo-callout"
 #: What rpc.statd takes (nfs-utils, utils/statd/statd.c).
@@ -74,7 +78,8 @@ def refuse_if_unfit(found: Iterable[Unfit], forced: Container[str] = ()) -> None
     left = [one for one in found if one.code not in forced]
     if left:
         text = "this node's NFS server is not fit for host isolation: " + "; ".join(one.text for one in left)
-        raise Refused(left[0].code, text, hint="; ".join(one.hint for one in left))
+        code, hint = left[0].code, "; ".join(one.hint for one in left)
+        raise Refused(code, text, hint=hint, forcible=code in FORCIBLE)
 
 
 def _nfsd(versions: Iterable[str], files: ControlFiles) -> Iterator[Unfit]:

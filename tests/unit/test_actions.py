@@ -164,11 +164,15 @@ def test_a_node_that_is_its_own_client_may_be_forced_and_evidence_may_not(
     make: Callable[..., Actions], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(own_mounts, "of", lambda *_: (Path("/mnt/home"),))
+    with pytest.raises(Refused) as caught:
+        do(make(), PROVE)
+    assert caught.value.forcible
     forced = Word(forced=frozenset({"own-client", "mmp-in-use"}))
     do(make(Standpoint(forced)), PROVE)
     monkeypatch.setattr(mmp, "holder", lambda *_, **__: "node9")
-    with pytest.raises(Refused, match="node9 has it mounted"):
+    with pytest.raises(Refused, match="node9 has it mounted") as evidence:
         do(make(Standpoint(forced)), PROVE)
+    assert not evidence.value.forcible
 
 
 def test_opening_the_records_begins_a_generation_and_leaves_a_copy_of_the_owner_record(
@@ -378,7 +382,9 @@ def test_who_asks_for_no_lock_again_is_named_and_stays_on_record(
 ) -> None:
     monkeypatch.setattr(actions, "RECLAIM", 0.3)
     telling.back(CLIENTS[0])
+    began = time.monotonic()
     assert do(telling.hands, RECLAIM) == "1 clients are back"
+    assert time.monotonic() - began < 10
     assert telling.log.events == [ClientQuiet(CLIENTS[1])]
     assert telling.hands.keeper.owed() == {CLIENTS[1]}
 
@@ -542,3 +548,40 @@ def test_work_with_records_takes_no_longer_than_is_left_of_the_time(
     with pytest.raises(DeadlineExceeded):
         isolated.do(COLLECT, Deadline(0.3))
     assert time.monotonic() - began < 10
+
+
+def test_with_a_registry_its_epoch_counts_and_not_that_of_a_copy_of_ours(
+    make: Callable[..., Actions], registry: DirectoryRegistry, service: Service
+) -> None:
+    copy.write(service.state, shapes.record(30))
+    hands = make(Standpoint(proof=Proof("because", 8)))
+    do(hands, CLAIM)
+    do(hands, RECORDS)
+    found = registry.read("home")
+    assert found is not None
+    assert found.epoch == 8
+
+
+@pytest.mark.usefixtures("nothing_against_it")
+def test_looking_mounting_and_verifying_take_no_longer_than_is_left_of_the_time(
+    make: Callable[..., Actions], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[float] = []
+    monkeypatch.setattr(mmp, "holder", lambda _, deadline: found.append(deadline))
+    monkeypatch.setattr(partitions, "mount", lambda _, deadline: found.append(deadline))
+    monkeypatch.setattr(partitions, "lock_device", lambda _: "8:1")
+    monkeypatch.setattr(dropping, "verify", lambda _, seconds: found.append(seconds))
+    hands = make()
+    for step in (PROVE, Step(Action.MOUNT, "/srv/other"), VERIFY):
+        hands.do(step, Deadline(5))
+    assert found == [pytest.approx(5, abs=1)] * 3
+    hands.do(VERIFY, Deadline(1000))
+    assert found[-1] == actions.UNLOCK
+
+
+def test_of_what_is_not_mounted_any_more_there_are_no_locks_to_look_for(
+    make: Callable[..., Actions], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partitions, "lock_device", lambda _: None)
+    monkeypatch.setattr(dropping, "verify", held)
+    assert do(make(), VERIFY) == ""

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 
 from nlmfo.config import Config, Isolation, Service
 from nlmfo.deadline import Deadline
-from nlmfo.errors import NlmfoError, Refused
+from nlmfo.errors import DeadlineExceeded, NlmfoError, Refused
 from nlmfo.failover import actions, host, runs, shared
 from nlmfo.failover.actions import Standpoint
 from nlmfo.failover.events import ExportLeftOut
@@ -140,6 +142,7 @@ def test_while_the_shared_server_restarts_no_record_of_anybody_is_deleted(scene:
 def test_whoever_lost_locks_to_the_restart_is_owed_a_notice_before_the_server_is_up_again(scene: Scene) -> None:
     """Whatever becomes of this run. Who is to be served now has begun a generation already."""
     before = scene.store("home").state_number()
+    shared.attach(scene.config, scene.services["home"], ME)
     do(scene.hands(), GRACE)
     assert scene.told_meanwhile == {"home": True, "mail": False, "web": False}
     assert scene.store("home").state_number() == before
@@ -273,3 +276,11 @@ def test_the_refusal_names_both_ways_out() -> None:
     hint = str(host.no_way_into_grace(shapes.service()).hint)
     assert "restart_nfsd = true" in hint
     assert 'isolation = "netns"' in hint
+
+
+def test_dropping_locks_takes_no_longer_than_is_left_of_the_time(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_locks, "drop_locks", lambda _: signal.pause())
+    began = time.monotonic()
+    with pytest.raises(DeadlineExceeded):
+        scene.hands().do(Step(Action.UNLOCK, "/srv/other"), Deadline(0.3))
+    assert time.monotonic() - began < 10

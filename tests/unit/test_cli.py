@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from nlmfo import __version__
-from nlmfo.cli import arguments, text
+from nlmfo.cli import arguments, commands, text
 from nlmfo.cli.main import main
 from nlmfo.config import Service
 from nlmfo.errors import (
@@ -28,11 +28,14 @@ from nlmfo.errors import (
     Refused,
     StepFailed,
 )
-from nlmfo.failover import events, plan, runs, status
+from nlmfo.failover import events, keeper, plan, runs, standdown, status
 from nlmfo.failover.events import Outcome, Verb
 from nlmfo.failover.plan import Action, Step
 from nlmfo.failover.runs import Outlook
+from nlmfo.host import node_server
+from nlmfo.kernel import sockdiag
 from nlmfo.ownership.proof import Proof, Word
+from nlmfo.ownership.record import OwnerRecord
 from nlmfo.ownership.registry import DirectoryRegistry
 from tests.unit import shapes
 from tests.unit.shapes import EARLIER_BOOT, THERE
@@ -176,6 +179,8 @@ def test_what_the_operator_vouches_for_reaches_the_proof(
         ("takeover", "home", "--fenced"),
         ("takeover", "home", "--fenced", "node2", "--released-by", "node3"),
         ("takeover", "home", "--fenc", "node2"),
+        ("release", "home", "--conf", "/etc"),
+        ("status", "--js"),
         ("takeover", "home", "--force"),
         ("destroy", "home"),
     ],
@@ -534,3 +539,134 @@ def test_the_configuration_may_be_named_from_where_one_stands_and_the_work_is_do
     assert main(["--config", nlmfo.directory.name, "release", "home"]) == ExitCode.OK
     assert where == [Path("/")]
     assert Path.cwd() == nlmfo.directory.parent
+
+
+@pytest.mark.parametrize("verb", list(Verb)[:2])
+def test_what_is_planned_is_what_was_asked_for_with_all_that_was_vouched_for_and_forced(
+    nlmfo: CommandLine, monkeypatch: pytest.MonkeyPatch, verb: Verb
+) -> None:
+    asked: list[tuple[Verb, Word]] = []
+
+    def look(_config: object, _service: Service, wanted: Verb, word: Word) -> Outlook:
+        asked.append((wanted, word))
+        return Outlook(wanted, (), ())
+
+    monkeypatch.setattr(runs, "outlook", look)
+    words = ("--released-by", "node2", "--force=own-client", "--force=stale-records")
+    assert nlmfo("plan", verb, "home", *words) == ExitCode.OK
+    assert asked == [(verb, Word(None, "node2", frozenset({"own-client", "stale-records"})))]
+
+
+def test_a_plan_as_json_gives_the_reason_of_each_step(
+    nlmfo: CommandLine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, steps = plan.takeover(SERVICE, shapes.observed(SERVICE, mounted=1))
+    outlook_that(monkeypatch, Outlook(Verb.TAKEOVER, first, steps, proof=Proof("node2 released it (epoch 7)", 8)))
+    assert nlmfo("plan", "takeover", "home", "--json") == ExitCode.OK
+    found = json.loads(capsys.readouterr().out)
+    assert (found["service"], found["verb"], found["refused"]) == ("home", "takeover", None)
+    assert found["proof"] == {"reason": "node2 released it (epoch 7)", "epoch": 8}
+    for name, given in (("first", first), ("steps", steps)):
+        assert found[name] == [
+            {"action": str(step.action), "subject": step.subject, "why": plan.WHY[step.action]} for step in given
+        ]
+
+
+def test_a_plan_that_nobody_made_by_hand_is_printed_as_it_is(
+    nlmfo: CommandLine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From the real look at this node, where nothing of the service is, and the real registry."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert nlmfo("plan", "takeover", "home") == ExitCode.OK
+    said = capsys.readouterr().out
+    assert said.startswith("home: may be served here: it was never served before\ntakeover of home:\n  1  look for")
+    assert nlmfo("plan", "release", "home") == ExitCode.NOT_OWNED
+    nlmfo.registry.claim(shapes.record(1, THERE, boot=EARLIER_BOOT))
+    assert nlmfo("plan", "takeover", "home") == ExitCode.REFUSED
+    assert nlmfo("plan", "takeover", "home", "--fenced", THERE) == ExitCode.OK
+
+
+@pytest.mark.parametrize("words", [(), ("--fenced", "node2")])
+def test_what_is_forced_is_forced_whoever_vouches(
+    nlmfo: CommandLine, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    heard: list[Word] = []
+
+    def act(_config: object, _service: Service, word: Word, _sink: object) -> bool:
+        heard.append(word)
+        return True
+
+    takeover_that(monkeypatch, act)
+    assert nlmfo("takeover", "home", *words, "--force=own-client") == ExitCode.OK
+    assert [word.forced for word in heard] == [frozenset({"own-client"})]
+
+
+@pytest.mark.parametrize("words", [("--fence", "node2", "--fenced", "node2"), ("--fence", "a", "--released-by", "a")])
+def test_one_word_is_enough_and_two_are_a_mistake(nlmfo: CommandLine, words: tuple[str, ...]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        nlmfo("takeover", "home", *words)
+    assert caught.value.code == ExitCode.USAGE
+
+
+#: Those that a step finds out, not the look at the node's server: see test_actions.
+BY_A_STEP = {"own-client", "stale-records"}
+
+
+@pytest.mark.parametrize("code", sorted(set(arguments.FORCIBLE) - BY_A_STEP))
+def test_each_code_that_can_be_forced_is_one_whose_refusal_says_so(
+    nlmfo: CommandLine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], code: str
+) -> None:
+    def refuse(*_: object) -> bool:
+        node_server.refuse_if_unfit([node_server.Unfit(code, "trouble", "mend it")])
+        return True
+
+    takeover_that(monkeypatch, refuse)
+    assert nlmfo("takeover", "home") == ExitCode.REFUSED
+    assert capsys.readouterr().err.endswith(f"nlmfo: hint: if you know that it does no harm: --force={code}\n")
+
+
+def test_what_may_be_forced_is_what_the_refusals_say_may_be_forced() -> None:
+    assert set(arguments.FORCIBLE) == BY_A_STEP | node_server.FORCIBLE
+
+
+@pytest.mark.parametrize("code", ["nfsd-down", "version-off", "statd-down", "v3-client-mount"])
+def test_a_refusal_that_nothing_passes_names_no_way_past_it(
+    nlmfo: CommandLine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], code: str
+) -> None:
+    def refuse(*_: object) -> bool:
+        node_server.refuse_if_unfit([node_server.Unfit(code, "trouble", "mend it")])
+        return True
+
+    takeover_that(monkeypatch, refuse)
+    assert nlmfo("takeover", "home") == ExitCode.REFUSED
+    assert "--force" not in capsys.readouterr().err
+
+
+def test_the_keeper_says_what_goes_wrong_when_it_begins_and_ends_when_another_node_owns_the_service(
+    nlmfo: CommandLine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stale = NlmfoError("the storage is stale")
+    rounds = [None, stale, stale, OSError(5, "Input/output error"), None, None]
+    stood_down: list[str] = []
+
+    def keep(*_: object) -> None:
+        trouble = rounds.pop(0)
+        if trouble is not None:
+            raise trouble
+
+    def successor(*_: object) -> OwnerRecord | None:
+        return None if rounds else shapes.record(7, THERE)
+
+    monkeypatch.setattr(commands, "INTERVAL", 0)
+    monkeypatch.setattr(sockdiag, "established", tuple)
+    monkeypatch.setattr(keeper.Keeper, "keep", keep)
+    monkeypatch.setattr(standdown, "successor", successor)
+    monkeypatch.setattr(standdown, "stand_down", lambda service: stood_down.append(service.name))
+    assert nlmfo("keep", "home") == ExitCode.NOT_OWNED
+    assert stood_down == ["home"]
+    assert capsys.readouterr().err.splitlines() == [
+        "the storage is stale",
+        "[Errno 5] Input/output error",
+        "the records are in order again",
+        "node2 owns it (epoch 7): stood down",
+    ]

@@ -4,23 +4,31 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
 from nlmfo.cli import text
+from nlmfo.config import Isolation
 from nlmfo.errors import Refused
 from nlmfo.failover import status
+from nlmfo.failover.events import Begun, Ended, Event, Outcome, RollingBack, StepStarted, Verb
+from nlmfo.failover.journal import Journal
 from nlmfo.failover.look import look
 from nlmfo.failover.observe import Observed
+from nlmfo.failover.plan import Action, Step
 from nlmfo.failover.status import ServiceStatus, of_service
+from nlmfo.host import namespaces, view
 from nlmfo.ownership.record import Standing
 from nlmfo.ownership.registry import DirectoryRegistry
+from nlmfo.records import directory_name
 from tests.unit import shapes
-from tests.unit.shapes import EARLIER_BOOT, THERE
+from tests.unit.shapes import EARLIER_BOOT, HERE, THERE
 
 SERVICE = shapes.service(partitions=2)
+MOUNT = Step(Action.MOUNT, "/srv/home")
 
 
 def seen_as(monkeypatch: pytest.MonkeyPatch, seen: Observed) -> ServiceStatus:
@@ -152,3 +160,86 @@ def test_a_service_is_owned_by_the_node_and_the_boot_that_serve_it(tmp_path: Pat
 def test_an_observation_without_a_registry_to_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused):
         look(shapes.config(tmp_path), SERVICE, DirectoryRegistry(tmp_path))
+
+
+def test_an_owner_of_whom_nothing_is_up_here_is_partly_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its registry entry keeps every other node out."""
+    assert seen_as(monkeypatch, shapes.observed(SERVICE, owner=shapes.record(), owned=True)).here == "partly"
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_clients_are_untold_where_the_service_is_served(monkeypatch: pytest.MonkeyPatch, told: bool) -> None:
+    up = shapes.all_up(SERVICE)
+    assert seen_as(monkeypatch, replace(up, told=told)).untold is not told
+    assert not seen_as(monkeypatch, replace(up, told=told, addresses=frozenset())).untold
+
+
+def test_the_grace_of_the_nodes_server_is_none_of_a_service_that_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not seen_as(monkeypatch, shapes.observed(SERVICE, threads=8, in_grace=True)).in_grace
+    assert seen_as(monkeypatch, replace(shapes.all_up(SERVICE), in_grace=True)).in_grace
+
+
+@pytest.mark.parametrize(
+    ("events", "said"),
+    [
+        ((), None),
+        ((StepStarted(MOUNT),), "takeover, mount"),
+        ((Ended(Outcome.SERVED),), None),
+        ((StepStarted(MOUNT), Ended(Outcome.INCOMPLETE, "no")), "takeover, mount"),
+        ((RollingBack("home"), StepStarted(MOUNT)), "abort, mount"),
+    ],
+)
+def test_how_far_a_run_came_that_was_cut_off_is_read_from_its_journal(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, events: tuple[Event, ...], said: str | None
+) -> None:
+    monkeypatch.setattr(status, "RUNS", tmp_path)
+    log = Journal(SERVICE, lambda _: None, attached=False, runs=tmp_path)
+    for event in (Begun(Verb.TAKEOVER, "home", HERE, "boot"), *(events or (Ended(Outcome.UNTOUCHED),))):
+        log(event)
+    log.close()
+    assert seen_as(monkeypatch, shapes.all_up(SERVICE)).unfinished == said
+
+
+def test_a_run_that_was_cut_off_before_its_first_step_is_named_without_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(status, "RUNS", tmp_path)
+    log = Journal(SERVICE, lambda _: None, attached=False, runs=tmp_path)
+    log(Begun(Verb.RELEASE, "home", HERE, "boot"))
+    log.close()
+    assert seen_as(monkeypatch, shapes.all_up(SERVICE)).unfinished == "release"
+
+
+# What the callout could not bring to the records
+
+
+def spool_with_trouble(spool: Path) -> None:
+    here = spool / directory_name(SERVICE.addresses[0].ip)
+    here.mkdir(parents=True)
+    (here / "add.1.0").touch()
+    (here / "stalled").write_text("no space \x1b[2J left\n")
+    (spool / "refused").write_text("add-client ../x\nadd-client ../y\n")
+
+
+@pytest.mark.parametrize("isolation", list(Isolation))
+def test_records_that_did_not_reach_the_storage_are_a_warning_wherever_the_spool_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, isolation: Isolation
+) -> None:
+    service = replace(SERVICE, isolation=isolation)
+    monkeypatch.setattr(status, "look", lambda *_: shapes.all_up(service))
+    monkeypatch.setattr(namespaces, "RUN", tmp_path / "run")
+    monkeypatch.setattr(view, "SPOOL", view.SPOOL if isolation is Isolation.NETNS else tmp_path / "spool")
+    spool_with_trouble(tmp_path / ("run/home/run/nlmfo/spool" if isolation is Isolation.NETNS else "spool"))
+    found = of_service(shapes.config(None), service)
+    assert (found.waiting, found.refused) == (1, 2)
+    assert "WARNING: 1 records are on this node only (no space ?[2J left)" in line(found)
+    assert "WARNING: 2 clients could not be put on record" in line(found)
+
+
+def test_the_spool_of_others_is_none_of_a_service_that_is_not_here(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(view, "SPOOL", tmp_path / "spool")
+    spool_with_trouble(tmp_path / "spool")
+    found = seen_as(monkeypatch, shapes.observed(SERVICE))
+    assert (found.waiting, found.stalled, found.refused) == (0, None, 0)
