@@ -8,18 +8,11 @@ from pathlib import Path
 
 from nlmfo import __version__
 from nlmfo.cli import commands
+from nlmfo.host import node_server
 
 CONFIG = Path("/etc/nlmfo")
 #: Refusals that ``--force=CODE`` passes: what they guard against, the operator may know better.
-FORCIBLE = (
-    "own-client",
-    "stale-records",
-    "nfsd-bound",
-    "statd-without-callout",
-    "statd-notifies",
-    "sm-notify-lifts-grace",
-    "no-client-tracking",
-)
+FORCIBLE = ("own-client", "stale-records", *sorted(node_server.FORCIBLE))
 
 
 def parser() -> argparse.ArgumentParser:

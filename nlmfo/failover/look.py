@@ -11,7 +11,7 @@ from nlmfo.host import addresses, daemons, exports, node_addresses, node_exports
 from nlmfo.host.namespaces import Namespaces
 from nlmfo.host.node import Node
 from nlmfo.kernel import lockd, nfsd
-from nlmfo.ownership.record import OwnerRecord, Standing, boot_id
+from nlmfo.ownership.record import OwnerRecord, boot_id
 from nlmfo.ownership.registry import Registry
 from nlmfo.records import CALLOUT_CONFIG, Store, frozen_addresses
 
@@ -33,8 +33,8 @@ def _in_namespaces(config: Config, service: Service, owner: OwnerRecord | None, 
     threads, in_grace, exported = namespaces.call(_inside) if isolated else (0, False, frozenset())
     return Observed(
         owner=owner,
-        owned=_is_ours(config, owner),
-        listed=_is_listed(config, owner),
+        owned=owner is not None and owner.serves(config.node, boot_id()),
+        listed=owner is not None and owner.serves(config.node),
         mounted=mounted,
         isolated=isolated,
         traces=namespaces.traces(),
@@ -56,8 +56,8 @@ def _on_node(config: Config, service: Service, owner: OwnerRecord | None, mounte
     ours = {address.ip for address in service.addresses}
     return Observed(
         owner=owner,
-        owned=_is_ours(config, owner),
-        listed=_is_listed(config, owner),
+        owned=owner is not None and owner.serves(config.node, boot_id()),
+        listed=owner is not None and owner.serves(config.node),
         mounted=mounted,
         isolated=False,
         traces=node_exports.traces(service),
@@ -73,16 +73,6 @@ def _on_node(config: Config, service: Service, owner: OwnerRecord | None, mounte
         untold=tuple(other.name for other in others if not _told(other)),
         per_address=node_locks.grace_per_address(),
     )
-
-
-def _is_listed(config: Config, owner: OwnerRecord | None) -> bool:
-    """Whether the newest owner record says that this node serves, in this boot or an earlier one."""
-    return owner is not None and (owner.standing, owner.node) == (Standing.SERVING, config.node)
-
-
-def _is_ours(config: Config, owner: OwnerRecord | None) -> bool:
-    """Whether it says so of this boot."""
-    return owner is not None and owner.boot_id == boot_id() and _is_listed(config, owner)
 
 
 def _told(service: Service) -> bool:

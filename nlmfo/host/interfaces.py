@@ -10,23 +10,18 @@ from __future__ import annotations
 import fcntl
 import socket
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from nlmfo.kernel.sockdiag import ANSWER, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, RECEIVE, messages
+from nlmfo.kernel.messages import attributes, dump
 
 RTM_GETADDR = 22
 IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
 IFA_F_SECONDARY, IFA_F_DADFAILED, IFA_F_TENTATIVE = 0x01, 0x08, 0x40
 SIOCGIFFLAGS = 0x8913
 IFF_UP = 0x1
-#: struct nlmsghdr: length, type, flags, sequence, port id.
-_HEADER = struct.Struct("=IHHII")
 #: struct ifaddrmsg: family, prefix length, flags, scope, interface.
 _MESSAGE = struct.Struct("=BBBBI")
-#: struct rtattr: length with this header, type.
-_ATTRIBUTE = struct.Struct("=HH")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +48,8 @@ def assigned() -> tuple[Assigned, ...]:
     """Every address here. Raises OSError when the kernel does not answer the question."""
     names = dict(socket.if_nameindex())
     found = []
-    for content in _dump():
+    everything = _MESSAGE.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
+    for content in dump("rtnetlink", socket.NETLINK_ROUTE, RTM_GETADDR, everything):
         entry = parse(content, names)
         if entry is not None:
             found.append(entry)
@@ -70,36 +66,11 @@ def is_up(interface: str) -> bool:
 def parse(content: bytes, names: dict[int, str]) -> Assigned | None:
     """A struct ifaddrmsg with its attributes; None for another family, or an interface that has gone meanwhile."""
     family, prefix, flags, _, index = _MESSAGE.unpack_from(content)
-    attributes = dict(_attributes(content[_MESSAGE.size :]))
+    fields = dict(attributes(content[_MESSAGE.size :]))
     # With a peer, IFA_ADDRESS is the peer's, and IFA_LOCAL ours.
-    raw = attributes.get(IFA_LOCAL, attributes.get(IFA_ADDRESS))
+    raw = fields.get(IFA_LOCAL, fields.get(IFA_ADDRESS))
     if family not in (socket.AF_INET, socket.AF_INET6) or raw is None or index not in names:
         return None
-    if IFA_FLAGS in attributes:
-        (flags,) = struct.unpack_from("=I", attributes[IFA_FLAGS])
+    if IFA_FLAGS in fields:
+        (flags,) = struct.unpack_from("=I", fields[IFA_FLAGS])
     return Assigned(names[index], ip_address(raw), prefix, flags)
-
-
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    while len(data) >= _ATTRIBUTE.size:
-        length, kind = _ATTRIBUTE.unpack_from(data)
-        if length < _ATTRIBUTE.size:
-            return
-        yield kind, data[_ATTRIBUTE.size : length]
-        data = data[(length + 3) & ~3 :]
-
-
-def _dump() -> Iterator[bytes]:
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as kernel:
-        kernel.settimeout(ANSWER)
-        body = _MESSAGE.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
-        flags = NLM_F_REQUEST | NLM_F_DUMP
-        kernel.send(_HEADER.pack(_HEADER.size + len(body), RTM_GETADDR, flags, 1, 0) + body)
-        while True:
-            for kind, content in messages(kernel.recv(RECEIVE)):
-                if kind == NLMSG_DONE:
-                    return
-                if kind == NLMSG_ERROR:
-                    number = -struct.unpack_from("=i", content)[0]
-                    raise OSError(number, "rtnetlink refused the question")
-                yield content

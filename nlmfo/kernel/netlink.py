@@ -22,21 +22,25 @@ from pathlib import Path
 from typing import Protocol
 
 from nlmfo.kernel.files import Meaning, explained
-from nlmfo.kernel.sockdiag import NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, messages
+from nlmfo.kernel.messages import (
+    ATTRIBUTE,
+    HEADER,
+    NLM_F_REQUEST,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+    RECEIVE,
+    attributes,
+    messages,
+)
 
 NETLINK_GENERIC = 16
 NLM_F_ACK = 0x4
 #: The type of messages to the family that resolves the others; theirs are given out at run time.
 NLCTRL, CTRL_CMD_GETFAMILY = 16, 3
 CTRL_ATTR_FAMILY_ID, CTRL_ATTR_FAMILY_NAME, CTRL_ATTR_OPS, CTRL_ATTR_OP_ID = 1, 2, 6, 1
-RECEIVE = 1 << 18
 #: Seconds for the kernel to answer; dropping locks may take a while.
 ANSWER = 30.0
-_HEADER = struct.Struct("=IHHII")
 _GENERIC = struct.Struct("=BBxx")
-_ATTRIBUTE = struct.Struct("=HH")
-#: What is type in the field that is called so; the rest are flags (nested, byte order).
-_TYPE = 0x3FFF
 
 
 class Command(IntEnum):
@@ -151,7 +155,7 @@ _REFUSALS = {
 def call(kind: int, command: int, content: bytes = b"", *, transport: Transport = KERNEL) -> tuple[bytes, ...]:
     """One command to a family; the attributes of each answer. Raises OSError with the errno of the kernel's refusal."""
     body = _GENERIC.pack(command, 1) + content
-    header = _HEADER.pack(_HEADER.size + len(body), kind, NLM_F_REQUEST | NLM_F_ACK, 1, 0)
+    header = HEADER.pack(HEADER.size + len(body), kind, NLM_F_REQUEST | NLM_F_ACK, 1, 0)
     answers: list[bytes] = []
     for found, answer in _received(transport.exchange(header + body)):
         if found in (NLMSG_ERROR, NLMSG_DONE):
@@ -163,18 +167,8 @@ def call(kind: int, command: int, content: bytes = b"", *, transport: Transport 
 
 def attribute(kind: int, content: bytes) -> bytes:
     """One netlink attribute, padded."""
-    head = _ATTRIBUTE.pack(_ATTRIBUTE.size + len(content), kind)
+    head = ATTRIBUTE.pack(ATTRIBUTE.size + len(content), kind)
     return head + content + bytes(-len(content) % 4)
-
-
-def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """The attributes of a message, or within a nested one. What is cut off or makes no sense ends them."""
-    while len(data) >= _ATTRIBUTE.size:
-        length, kind = _ATTRIBUTE.unpack_from(data)
-        if not _ATTRIBUTE.size <= length <= len(data):
-            return
-        yield kind & _TYPE, data[_ATTRIBUTE.size : length]
-        data = data[(length + 3) & ~3 :]
 
 
 def sockaddr(address: IPv4Address | IPv6Address) -> bytes:

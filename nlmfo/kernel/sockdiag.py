@@ -13,16 +13,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
+from nlmfo.kernel.messages import dump
+
 NETLINK_SOCK_DIAG = 4
 SOCK_DIAG_BY_FAMILY = 20
-NLM_F_REQUEST, NLM_F_DUMP = 0x1, 0x300
-NLMSG_ERROR, NLMSG_DONE = 2, 3
 TCP_ESTABLISHED = 1
-RECEIVE = 1 << 18
-#: Seconds for the kernel to answer.
-ANSWER = 10.0
-#: struct nlmsghdr: length, type, flags, sequence, port id.
-_HEADER = struct.Struct("=IHHII")
 #: struct inet_diag_req_v2: family, protocol, extensions, states; the socket to look for (48 bytes) stays empty.
 _REQUEST = struct.Struct("=BBBxI48x")
 #: struct inet_diag_msg up to the addresses: family, state, timer, retransmissions; source and destination port.
@@ -44,29 +39,8 @@ def established() -> tuple[Connection, ...]:
 
 
 def _dump(family: int) -> Iterator[Connection]:
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG) as kernel:
-        kernel.settimeout(ANSWER)
-        body = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, 1 << TCP_ESTABLISHED)
-        flags = NLM_F_REQUEST | NLM_F_DUMP
-        kernel.send(_HEADER.pack(_HEADER.size + len(body), SOCK_DIAG_BY_FAMILY, flags, 1, 0) + body)
-        while True:
-            for kind, content in messages(kernel.recv(RECEIVE)):
-                if kind == NLMSG_DONE:
-                    return
-                if kind == NLMSG_ERROR:
-                    number = -struct.unpack_from("=i", content)[0]
-                    raise OSError(number, "sock_diag refused the question")
-                yield parse(content)
-
-
-def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """The netlink messages of a datagram, each with its type. What is shorter than its own header ends them."""
-    while len(data) >= _HEADER.size:
-        length, kind, *_ = _HEADER.unpack_from(data)
-        if length < _HEADER.size:
-            return
-        yield kind, data[_HEADER.size : length]
-        data = data[(length + 3) & ~3 :]
+    body = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, 1 << TCP_ESTABLISHED)
+    return map(parse, dump("sock_diag", NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, body))
 
 
 def parse(content: bytes) -> Connection:

@@ -52,7 +52,7 @@ def of_absence(
         )
     epoch = 1 if record is None else record.epoch + 1
     if not has_registry:
-        held = holds and record is not None and _is_ours(record, node, boot_id)
+        held = holds and record is not None and record.serves(node, boot_id)
         return Proof(HELD if held else _vouched(service, word), epoch)
     if record is None:
         return Proof("it was never served before", epoch)
@@ -68,10 +68,6 @@ def of_absence(
         f"service '{service}': {record.node} serves it (epoch {record.epoch})",
         hint=_way(record, word),
     )
-
-
-def _is_ours(record: OwnerRecord, node: str, boot_id: str) -> bool:
-    return (record.node, record.boot_id, record.standing) == (node, boot_id, Standing.SERVING)
 
 
 def _vouched(service: str, word: Word) -> str:

@@ -45,6 +45,10 @@ class OwnerRecord:
     standing: Standing
     state: int = 0
 
+    def serves(self, node: str, boot_id: str | None = None) -> bool:
+        """Whether it says that ``node`` serves, in that boot or, where none is given, in whichever."""
+        return (self.standing, self.node) == (Standing.SERVING, node) and boot_id in (None, self.boot_id)
+
     def to_json(self) -> str:
         return json.dumps(asdict(self)) + "\n"
 

@@ -11,7 +11,8 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
 from nlmfo.kernel.dropping import Kernel
-from nlmfo.kernel.netlink import attribute, attributes
+from nlmfo.kernel.messages import attributes
+from nlmfo.kernel.netlink import attribute
 from nlmfo.kernel.version import parse
 from tests.unit.kernel_fake import FakeKernel, refuse
 

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from nlmfo.kernel import netlink, nfsd
 from nlmfo.kernel.files import ControlError
+from nlmfo.kernel.messages import attributes, messages
 from nlmfo.kernel.netlink import Cache, Command, Family
-from nlmfo.kernel.sockdiag import messages
 from tests.unit.kernel_fake import FakeKernel
 from tests.unit.kernel_netlink_fake import FakeNetlink
 
@@ -168,10 +168,10 @@ def test_addresses_look_as_the_kernel_has_them(address: IPv4Address | IPv6Addres
 def test_attributes_come_back_as_they_were_packed(fields: list[tuple[int, bytes]]) -> None:
     packed = b"".join(netlink.attribute(kind, content) for kind, content in fields)
     assert len(packed) % 4 == 0
-    assert list(netlink.attributes(packed)) == fields
+    assert list(attributes(packed)) == fields
 
 
-PARSERS: list[Callable[[bytes], Iterator[tuple[int, bytes]]]] = [netlink.attributes, messages]
+PARSERS: list[Callable[[bytes], Iterator[tuple[int, bytes]]]] = [attributes, messages]
 
 
 @pytest.mark.parametrize("parse", PARSERS)

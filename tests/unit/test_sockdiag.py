@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nlmfo.kernel import sockdiag
+from nlmfo.kernel.messages import messages
 from nlmfo.kernel.sockdiag import Connection
 
 
@@ -62,5 +63,5 @@ def test_many_connections_are_seen_although_they_need_more_than_one_datagram() -
 @given(st.binary(max_size=200))
 def test_what_is_no_netlink_message_ends(data: bytes) -> None:
     """The kernel would not send it; a parser that stands still would be worse than one that is wrong."""
-    total = sum(len(content) for _, content in sockdiag.messages(data))
+    total = sum(len(content) for _, content in messages(data))
     assert total <= len(data) * (len(data) + 1)
