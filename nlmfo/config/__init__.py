@@ -6,6 +6,17 @@ one table), ``values`` and ``fields`` (one value) and ``rules`` (what must hold 
 """
 
 from nlmfo.config.load import load
-from nlmfo.config.model import Address, Config, Consistency, Export, Isolation, Partition, Service
+from nlmfo.config.model import Address, Config, Consistency, EndGrace, Export, Isolation, Notifier, Partition, Service
 
-__all__ = ["Address", "Config", "Consistency", "Export", "Isolation", "Partition", "Service", "load"]
+__all__ = [
+    "Address",
+    "Config",
+    "Consistency",
+    "EndGrace",
+    "Export",
+    "Isolation",
+    "Notifier",
+    "Partition",
+    "Service",
+    "load",
+]

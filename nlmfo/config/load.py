@@ -4,24 +4,29 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 from nlmfo.config import fields, rules
-from nlmfo.config.model import Config, Consistency, Export, Isolation, Partition, Service
+from nlmfo.config.model import Config, Consistency, EndGrace, Export, Isolation, Notifier, Partition, Service
 from nlmfo.config.reader import Table, read_toml, unreadable
 from nlmfo.config.values import Invalid, absolute_path, array, boolean, integer, number, one_of, some
 from nlmfo.errors import ConfigError
 
 MAIN_KEYS = ("node", "cluster", "defaults")
 CLUSTER_KEYS = ("registry", "fence", "fence_deadline", "restart_nfsd")
-TUNING_KEYS = ("grace", "threads", "consistency")
+TUNING_KEYS = (
+    *("grace", "threads", "consistency"),
+    *("notifier", "end_grace", "settle", "retry_for", "forget_after"),
+)
 SERVICE_KEYS = (
     *("addresses", "interface", "names", "isolation", "state", "versions"),
     *TUNING_KEYS,
     *("partition", "export"),
 )
+#: Seconds.
+YEAR = 366 * 86_400
 PARTITION_KEYS = ("uuid", "mountpoint", "options")
 EXPORT_KEYS = ("path", "fsid", "clients")
 
@@ -33,6 +38,11 @@ class Tuning:
     grace: int | None = None
     threads: int = 8
     consistency: Consistency = Consistency.SYNC
+    notifier: Notifier = Notifier.NLMFO
+    end_grace: EndGrace = EndGrace.RECLAIMED
+    settle: float = 1.0
+    retry_for: int = 604_800
+    forget_after: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +140,7 @@ def _service(file: Path, main: Main) -> Service:
         versions=table.optional("versions", fields.versions, ("3",)),
         partitions=tuple(_partition(item) for item in table.tables("partition", PARTITION_KEYS)),
         exports=tuple(_export(item) for item in table.tables("export", EXPORT_KEYS)),
-        grace=tuning.grace,
-        threads=tuning.threads,
-        consistency=tuning.consistency,
+        **asdict(tuning),
     )
 
 
@@ -170,4 +178,9 @@ def _tuning(table: Table, default: Tuning) -> Tuning:
         grace=table.optional("grace", fields.grace, default.grace),
         threads=table.optional("threads", integer(1, 1024), default.threads),
         consistency=table.optional("consistency", one_of(Consistency), default.consistency),
+        notifier=table.optional("notifier", one_of(Notifier), default.notifier),
+        end_grace=table.optional("end_grace", one_of(EndGrace), default.end_grace),
+        settle=table.optional("settle", number(0, 60), default.settle),
+        retry_for=table.optional("retry_for", integer(0, YEAR), default.retry_for),
+        forget_after=table.optional("forget_after", integer(0, YEAR), default.forget_after),
     )

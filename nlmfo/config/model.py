@@ -36,6 +36,25 @@ class Consistency(StrEnum):
     SNAPSHOT = "snapshot"
 
 
+class EndGrace(StrEnum):
+    """When the grace period may end before its time; see nlmfo.failover.grace.
+
+    ``reclaimed``: after a planned move, once every lock is held again; ``estimate``: after a crash as well, judged by
+    the last look at the locks before it, which may miss some; ``never``.
+    """
+
+    RECLAIMED = "reclaimed"
+    ESTIMATE = "estimate"
+    NEVER = "never"
+
+
+class Notifier(StrEnum):
+    """Who sends SM_NOTIFY: nlmfo itself, or sm-notify of nfs-utils."""
+
+    NLMFO = "nlmfo"
+    SM_NOTIFY = "sm-notify"
+
+
 @dataclass(frozen=True, slots=True)
 class Partition:
     """A file system, known by its UUID and never by a device name.
@@ -66,6 +85,9 @@ class Service:
     """What fails over as one: floating addresses, partitions and exports.
 
     ``grace`` is in seconds, None for the kernel's own default; ``threads`` is the number of nfsd threads.
+    ``settle``: seconds between the last lock's return and the end of grace, for what the lock table cannot show.
+    ``retry_for``: seconds for which a client that does not answer is tried again; ``forget_after``: seconds after which
+    it is taken for gone, 0 for never.
     Partitions, exports and addresses keep the order of the file, so that ``export[2]`` is ``exports[1]``.
     """
 
@@ -82,6 +104,11 @@ class Service:
     grace: int | None
     threads: int
     consistency: Consistency
+    notifier: Notifier
+    end_grace: EndGrace
+    settle: float
+    retry_for: int
+    forget_after: int
 
     def partition_of(self, path: Path) -> Partition | None:
         """The partition that ``path`` lies on: of the mountpoints that contain it, the longest."""

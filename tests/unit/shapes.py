@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_interface
 from pathlib import Path
 
-from nlmfo.config import Config, Consistency, Export, Isolation, Partition, Service
+from nlmfo.config import Config, Consistency, EndGrace, Export, Isolation, Notifier, Partition, Service
 from nlmfo.failover.observe import Observed
 from nlmfo.ownership.record import OwnerRecord, Standing, boot_id
 
@@ -51,6 +51,11 @@ def service(
         grace=None,
         threads=8,
         consistency=Consistency.SYNC,
+        notifier=Notifier.NLMFO,
+        end_grace=EndGrace.RECLAIMED,
+        settle=1.0,
+        retry_for=604_800,
+        forget_after=0,
     )
 
 

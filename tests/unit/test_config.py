@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from nlmfo.config import Config, Consistency, Export, Isolation, Partition, Service, load
+from nlmfo.config import Config, Consistency, EndGrace, Export, Isolation, Notifier, Partition, Service, load
 from nlmfo.errors import ConfigError
 
 #: The example of the documentation: all keys that it shows, with its own words.
@@ -99,6 +99,11 @@ def test_the_documented_example_loads_without_a_warning(tmp_path: Path) -> None:
         grace=None,
         threads=8,
         consistency=Consistency.SYNC,
+        notifier=Notifier.NLMFO,
+        end_grace=EndGrace.RECLAIMED,
+        settle=1.0,
+        retry_for=604_800,
+        forget_after=0,
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nlmfo.config import Address, Consistency, Export, Isolation, Partition, Service, load
+from nlmfo.config import Address, Consistency, EndGrace, Export, Isolation, Notifier, Partition, Service, load
 
 from .test_config import write
 
@@ -72,6 +72,11 @@ def services(draw: st.DrawFn, directory: Path) -> Service:
         grace=draw(st.none() | st.integers(1, 24).map(lambda tens: tens * 10)),
         threads=draw(st.integers(1, 1024)),
         consistency=draw(st.sampled_from(Consistency)),
+        notifier=draw(st.sampled_from(Notifier)),
+        end_grace=draw(st.sampled_from(EndGrace)),
+        settle=draw(st.floats(0, 60)),
+        retry_for=draw(st.integers(0, 366 * 86_400)),
+        forget_after=draw(st.integers(0, 366 * 86_400)),
     )
 
 
@@ -94,6 +99,11 @@ def as_toml(service: Service) -> str:
         f"versions = {_json(service.versions)}",
         f"threads = {service.threads}",
         f"consistency = {_json(service.consistency)}",
+        f"notifier = {_json(service.notifier)}",
+        f"end_grace = {_json(service.end_grace)}",
+        f"settle = {service.settle!r}",
+        f"retry_for = {service.retry_for}",
+        f"forget_after = {service.forget_after}",
         *([f"grace = {service.grace}"] if service.grace else []),
     ]
     for partition in service.partitions:
