@@ -39,6 +39,13 @@ def parser() -> argparse.ArgumentParser:
 def _add_runs(found: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = _command(found, "takeover", "serve a service on this node", commands.takeover)
     command.add_argument("service", metavar="SERVICE")
+    command.add_argument(
+        "--wait",
+        metavar="SECONDS",
+        type=float,
+        default=0.0,
+        help="while another node serves it: get everything ready, and wait that long for its 'nlmfo release'",
+    )
     _add_word(command)
     command = _command(found, "release", "let go of a service that this node serves", commands.release)
     command.add_argument("service", metavar="SERVICE")

@@ -7,7 +7,6 @@ import argparse
 import json
 import os
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
@@ -18,13 +17,12 @@ from nlmfo.cli import check as checks
 from nlmfo.cli import text
 from nlmfo.config import Config, Service
 from nlmfo.errors import ExitCode, NlmfoError, NotOwned
-from nlmfo.failover import runs, standdown
+from nlmfo.failover import runs
 from nlmfo.failover.clients import ClientOnRecord, on_record
 from nlmfo.failover.events import Event, Outcome, Verb
-from nlmfo.failover.keeper import INTERVAL, Keeper, Place
+from nlmfo.failover.keep import Keep
 from nlmfo.failover.status import of_service
 from nlmfo.host import survey
-from nlmfo.kernel import sockdiag
 from nlmfo.ownership.proof import Word
 
 Command = Callable[[Config, argparse.Namespace], ExitCode]
@@ -36,7 +34,12 @@ READ = 30.0
 def takeover(config: Config, arguments: argparse.Namespace) -> ExitCode:
     _need_root()
     service = config.service(arguments.service)
-    if runs.takeover(config, service, _word(config, arguments), _tell):
+    if arguments.wait and config.registry is None:
+        raise NlmfoError(
+            "--wait: without a registry nobody can tell when another node has released a service",
+            hint="set [cluster] registry, or run 'nlmfo takeover' once the other node has released it",
+        )
+    if runs.takeover(config, service, _word(config, arguments), _tell, wait=arguments.wait):
         _say(f"{service.name}: served here now")
     else:
         _say(f"{service.name}: served here already")
@@ -123,25 +126,10 @@ def check(_: Config, arguments: argparse.Namespace) -> ExitCode:
 
 
 def keep(config: Config, arguments: argparse.Namespace) -> ExitCode:
-    """Until SIGTERM, or until another node owns the service. What goes wrong is said when it begins, not each time."""
-    service = config.service(arguments.service)
-    keeper = Keeper(service, Place.of(service))
-    said = ""
-    while True:
-        try:
-            owner = standdown.successor(config, service)
-            if owner is not None:
-                standdown.stand_down(service)
-                print(f"{owner.node} owns it (epoch {owner.epoch}): stood down", file=sys.stderr, flush=True)
-                return ExitCode.NOT_OWNED
-            keeper.keep(sockdiag.established())
-            problem = ""
-        except (NlmfoError, OSError) as error:
-            problem = str(error)
-        if problem != said:
-            print(problem or "the records are in order again", file=sys.stderr, flush=True)
-            said = problem
-        time.sleep(INTERVAL)
+    """Until SIGTERM, or until another node owns the service."""
+    owner = Keep(config, config.service(arguments.service)).run()
+    print(f"{owner.node} owns it (epoch {owner.epoch}): stood down", file=sys.stderr, flush=True)
+    return ExitCode.NOT_OWNED
 
 
 def _chosen(config: Config, arguments: argparse.Namespace) -> list[Service]:

@@ -10,14 +10,15 @@ from functools import singledispatch
 from nlmfo.config import Service
 from nlmfo.failover.clients import ClientOnRecord
 from nlmfo.failover.events import (
+    AwaitingRelease,
     CleaningUp,
     ClientNotTold,
     ClientQuiet,
     Event,
     ExportLeftOut,
     JournalNotWritten,
+    LocksMissing,
     Proved,
-    RecordsNotKept,
     RollingBack,
     StepDone,
     StepNotDone,
@@ -84,8 +85,16 @@ def _(event: JournalNotWritten) -> str:
 
 
 @line.register
-def _(event: RecordsNotKept) -> str:
-    return f"warning: nobody looks after the records ('nlmfo keep' did not start): {event.reason}"
+def _(event: AwaitingRelease) -> str:
+    return f"{event.service}: ready; waiting for {event.node} to release it"
+
+
+@line.register
+def _(event: LocksMissing) -> str:
+    of = f"{event.missing} of {event.total} locks are not held again"
+    if not event.exact:
+        of += " (of those seen at the last look before the crash)"
+    return "\n".join((f"warning: {of}", *(f"  {lock}" for lock in event.named)))
 
 
 def outlook(service: Service, found: Outlook) -> str:

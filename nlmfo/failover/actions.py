@@ -6,41 +6,38 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from nlmfo.child import in_child
 from nlmfo.config import Config, Partition, Service
-from nlmfo.deadline import Deadline, poll_until
-from nlmfo.errors import DeadlineExceeded, NlmfoError, Refused
-from nlmfo.failover.events import ClientNotTold, ClientQuiet, RecordsNotKept, Sink
+from nlmfo.deadline import Deadline
+from nlmfo.errors import NlmfoError, Refused
+from nlmfo.failover import reclaims, watch
+from nlmfo.failover.events import ClientNotTold, ClientQuiet, LocksMissing, Sink
 from nlmfo.failover.keeper import Keeper, my_name
 from nlmfo.failover.plan import Action, Step
+from nlmfo.failover.watch import Watch
 from nlmfo.host import addresses, daemons, mmp, own_mounts, partitions, probe, view
+from nlmfo.host.node import Node
 from nlmfo.host.surroundings import Surroundings
-from nlmfo.kernel import dropping, lockd
-from nlmfo.notify import Notice, Outcome, notify
+from nlmfo.kernel import dropping, sockdiag
 from nlmfo.ownership import copy
 from nlmfo.ownership.proof import Proof, Word
 from nlmfo.ownership.record import OwnerRecord, Standing, boot_id
 from nlmfo.ownership.registry import Registry
-from nlmfo.records import CalloutEntry, Mode
+from nlmfo.records import CalloutEntry, Mode, ledger
+from nlmfo.records.connections import Remembered, read_connections, write_connections
 
 #: Seconds for a lock to leave /proc/locks after it was dropped.
 UNLOCK = 10.0
-#: Seconds to tell every client, and for those told to come back. Both end early when there is nobody left to wait
-#: for; they are shorter than the shortest grace period, because nothing can be reclaimed after it.
-NOTIFY = 8.0
-RECLAIM = 5.0
 #: Seconds for any work with the records, thousands of them on slow storage included.
 STORE = 60.0
 
 T = TypeVar("T")
-#: What one address owes: the service, the address, the clients, and the NSM state number that the notices carry.
-Owed = tuple[Service, addresses.Address, list[str], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +72,11 @@ class Actions(ABC):
         self.place = place
         self.keeper = keeper
         self.sink = sink
+        self._connections: tuple[Remembered, ...] = ()
         self._does: dict[Action, Callable[[Step, Deadline], str]] = {
             Action.VERIFY_UNLOCKED: self._verify_unlocked,
             Action.COLLECT: self._collect,
+            Action.NOTE_LOCKS: self._note_locks,
             Action.UMOUNT: self._unmount,
             Action.DISOWN: self._disown,
             Action.PROVE: self._look_for_another_server,
@@ -87,7 +86,7 @@ class Actions(ABC):
             Action.ANSWER: self._answer,
             Action.NOTIFY: self._notify,
             Action.RECLAIM: self._await_reclaims,
-            Action.KEEP: self._keep_records,
+            Action.KEEP: self._keep,
         } | self._own_ways()
 
     @abstractmethod
@@ -114,6 +113,23 @@ class Actions(ABC):
         if device is not None:
             dropping.verify({device: mountpoint}, seconds=min(UNLOCK, limit.remaining()))
         return ""
+
+    def _note_connections(self) -> None:
+        """Which connections clients have, for the next node: those whose list is lost come back some seconds later."""
+        ours = {address.ip for address in self.service.addresses}
+
+        def note() -> None:
+            with suppress(NlmfoError, OSError):
+                found = [each for each in sockdiag.established() if each.local in ours]
+                write_connections(self.service.state, found)
+
+        with suppress(NlmfoError):
+            self.place.call(note)
+
+    def _note_locks(self, _: Step, limit: Deadline) -> str:
+        """What clients hold, for the next node to compare with: nothing can be added any more."""
+        noted = self._with_store(lambda: reclaims.note(self.service, self.keeper.shared.state_number()), limit)
+        return f"{len(noted.locks)} locks"
 
     def _collect(self, _: Step, limit: Deadline) -> str:
         """Bring to shared storage what is on this node only: the callout has ended, nothing comes after this."""
@@ -189,12 +205,12 @@ class Actions(ABC):
     def _open_records(self, _: Step, limit: Deadline) -> str:
         user = view.statd_user()
 
-        def begin() -> tuple[int, int, str]:
+        def begin() -> tuple[int, int, str, tuple[Remembered, ...]]:
             epoch = self._compare_with_copy()
             state, told = self.keeper.begin(user, self.standpoint.known_state, self._copies(), force=self._force())
-            return epoch, state, told
+            return epoch, state, told, read_connections(self.service.state, self.keeper.shared.addresses)
 
-        epoch, state, told = self._with_store(begin, limit)
+        epoch, state, told, self._connections = self._with_store(begin, limit)
         record = self._own_record()
         if record is not None:
             # Which generation of the records is the newest: an older copy of them will be known.
@@ -218,85 +234,46 @@ class Actions(ABC):
             daemons.answering(self.place, wanted, address.ip)
         return ", ".join(program.name for program in wanted)
 
-    def _notify(self, _: Step, __: Deadline) -> str:
-        """Tell everybody who may hold a lock, from the address they know us by, while reclaims are granted."""
-        if not self.place.call(lockd.in_grace):
-            raise NlmfoError(
-                "grace ended before the clients could be told: their reclaims would be refused",
-                hint="set a longer 'grace' for the service",
-            )
-        untold, work = self._what_is_owed()
-        notices = self._send(work)
-        for notice in notices:
-            if notice.outcome is not Outcome.TOLD:
-                self.sink(ClientNotTold(notice.client, notice.detail))
-        self._with_store(lambda: _mark_told(untold))
-        told = {notice.client for notice in notices if notice.outcome is Outcome.TOLD}
-        return f"{len(told)} clients told"
+    def _keep(self, _: Step, __: Deadline) -> str:
+        for keeper in self._who_is_told():
+            daemons.start_keeper(self._place_of(keeper), self.config.directory)
+        return ""
 
-    def _what_is_owed(self) -> tuple[list[Keeper], list[Owed]]:
-        """Whose clients have not been told since their generation began, and whom each of their addresses tells.
-
-        Asked in one child for all: clients wait, and on some nodes a fork of this process takes a tenth of a second.
-        """
-        keepers = self._who_is_told()
-        found = self._with_store(lambda: [None if keeper.shared.told() else keeper.notices() for keeper in keepers])
-        untold = [(keeper, notices) for keeper, notices in zip(keepers, found, strict=True) if notices is not None]
-        work = [
-            (keeper.service, address.ip, owed[address.ip], state)
-            for keeper, (owed, state) in untold
-            for address in keeper.service.addresses
-        ]
-        return [keeper for keeper, _ in untold], work
-
-    def _send(self, work: Sequence[Owed]) -> list[Notice]:
-        """Notify all clients of all addresses side by side: one that is unreachable takes no time from the others."""
-
-        def notify_from(item: Owed) -> tuple[Notice, ...]:
-            service, address, clients, state = item
-            return notify(
-                clients,
-                source=address,
-                names=[*service.names, str(address)],
-                state=state,
-                deadline=NOTIFY,
-                open_socket=self.place.open_socket,
-            )
-
-        with ThreadPoolExecutor(max(1, len(work))) as pool:
-            return list(chain.from_iterable(pool.map(notify_from, work)))
+    def _notify(self, _: Step, limit: Deadline) -> str:
+        """Have everybody told who may hold a lock, by the keepers, while reclaims are granted."""
+        watches = self._watches()
+        for each in watches:
+            each.until_told(limit)
+        unreached = [waiting for each in watches for waiting in each.of(ledger.Standing.UNREACHABLE)]
+        for waiting in unreached:
+            self.sink(ClientNotTold(waiting.client, waiting.detail))
+        everybody = sum(each.progress.everybody for each in watches)
+        return f"{everybody - len(unreached)} clients told"
 
     def _await_reclaims(self, _: Step, limit: Deadline) -> str:
-        """Watch the clients come back on record, which lockd sees to before it grants a reclaim."""
-        keepers = self._who_is_told()
-        back: set[str] = set()
+        """Watch them come back, until grace has ended or nothing happens any more: the keepers go on without us."""
+        watches = self._watches()
+        for each in watches:
+            each.until_quiet(limit)
+        for each in watches:
+            for waiting in (*each.of(ledger.Standing.ANSWERED), *each.of(ledger.Standing.TOLD)):
+                self.sink(ClientQuiet(waiting.client))
+            locks = each.progress.locks
+            if locks is not None and locks.back < locks.total:
+                self.sink(LocksMissing(locks.total - locks.back, locks.total, locks.exact, locks.missing))
+        return "; ".join(filter(None, (watch.in_words(each.progress) for each in watches)))
 
-        owed: set[str] = set()
+    def _watches(self) -> list[Watch]:
+        found = []
+        for keeper in self._who_is_told():
+            place = self._place_of(keeper)
+            number = self._with_store(keeper.shared.state_number)
+            runs = partial(daemons.keeper_runs, place)
+            found.append(Watch(keeper.service.name, keeper.place, number, runs, self.sink))
+        return found
 
-        def settle() -> tuple[set[str], set[str]]:
-            settled = set().union(*(keeper.settle() for keeper in keepers))
-            return settled, set().union(*(keeper.owed() for keeper in keepers))
-
-        def all_back() -> bool:
-            nonlocal owed
-            settled, owed = self._with_store(settle)
-            back.update(settled)
-            return not owed
-
-        try:
-            poll_until("all clients to come back", all_back, _within(limit, RECLAIM), interval=0.2)
-        except DeadlineExceeded:
-            for client in sorted(owed):
-                self.sink(ClientQuiet(client))
-        return f"{len(back)} clients are back"
-
-    def _keep_records(self, _: Step, __: Deadline) -> str:
-        try:
-            daemons.start_keeper(self.place, self.config.directory)
-        except NlmfoError as error:
-            # No reason to take down a service that serves.
-            self.sink(RecordsNotKept(str(error)))
-        return ""
+    def _place_of(self, keeper: Keeper) -> Surroundings:
+        return self.place if keeper is self.keeper else Node(keeper.service.name)
 
     def _copies(self) -> list[Path]:
         """Where the records would be by default, if they were there before the configuration moved them."""
@@ -325,11 +302,6 @@ class Actions(ABC):
         return next(p for p in self.service.partitions if p.mountpoint == Path(step.subject))
 
 
-def _mark_told(keepers: Sequence[Keeper]) -> None:
-    for keeper in keepers:
-        keeper.shared.mark_told()
-
-
 def callout_entries(keeper: Keeper, *, frozen: bool) -> list[CalloutEntry]:
     """What the callout is told about the addresses of one service."""
     service = keeper.service
@@ -344,7 +316,3 @@ def callout_entries(keeper: Keeper, *, frozen: bool) -> list[CalloutEntry]:
         )
         for address in service.addresses
     ]
-
-
-def _within(limit: Deadline, seconds: float) -> Deadline:
-    return Deadline(min(seconds, limit.remaining()))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from nlmfo.failover.plan import Plan, Step
+from nlmfo.failover.progress import Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,14 @@ class Proved(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class AwaitingRelease(Event):
+    """All is ready that can be; another node still serves."""
+
+    service: str
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
 class CleaningUp(Event):
     """Something of the service was left here by a run that did not end, and goes first."""
 
@@ -133,10 +142,21 @@ class ClientQuiet(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class RecordsNotKept(Event):
-    """The process that looks after the records could not be started; the callout writes them all the same."""
+class Progressed(Event):
+    """Clients were told or came back, locks were reclaimed, or grace has ended."""
 
-    reason: str
+    service: str
+    progress: Progress
+
+
+@dataclass(frozen=True, slots=True)
+class LocksMissing(Event):
+    """Locks of before that are not held again. ``exact``: the release noted them; else the last look before a crash."""
+
+    missing: int
+    total: int
+    exact: bool
+    named: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

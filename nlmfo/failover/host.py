@@ -19,7 +19,9 @@ from nlmfo.failover.keeper import Keeper
 from nlmfo.failover.plan import Action, Step
 from nlmfo.host import daemons, node_addresses, node_exports, node_locks, node_restart, view
 from nlmfo.host.node import Node
+from nlmfo.host.tickle import tickle
 from nlmfo.ownership.registry import Registry
+from nlmfo.records.locks import discard_locks
 
 
 class HostActions(Actions):
@@ -54,9 +56,11 @@ class HostActions(Actions):
 
     def _freeze(self, _: Step, __: Deadline) -> str:
         shared.tell_callout(self.config, frozen=[self.service.name])
+        self._note_connections()
         return ""
 
     def _thaw(self, _: Step, __: Deadline) -> str:
+        self._with_store(lambda: discard_locks(self.service.state))
         shared.tell_callout(self.config)
         return ""
 
@@ -119,7 +123,8 @@ class HostActions(Actions):
 
     def _address_up(self, _: Step, __: Deadline) -> str:
         node_addresses.bring_up(self.service.interface, self.service.addresses)
-        return "announced"
+        ended = tickle(self._connections)
+        return f"announced; {ended} connections of before" if ended else "announced"
 
 
 def no_way_into_grace(service: Service) -> Refused:

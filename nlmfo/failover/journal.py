@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from nlmfo.config import Service
 from nlmfo.errors import NlmfoError
 from nlmfo.failover.events import Ended, Event, JournalNotWritten, Outcome, Sink, StepDone, StepStarted, Verb
 from nlmfo.failover.plan import Action, Step
+from nlmfo.failover.progress import Progress
 from nlmfo.records import journal
 from nlmfo.records.journal import JournalFile, SharedJournal
 
@@ -120,7 +121,7 @@ def _plain(value: Any) -> Any:
         return {"action": str(value.action), "subject": value.subject}
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
-    return value
+    return asdict(value) if isinstance(value, Progress) else value
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,54 +14,72 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Self
 
 from nlmfo.config import Consistency, Isolation, Service
 from nlmfo.errors import Refused
 from nlmfo.host import view
-from nlmfo.host.namespaces import Namespaces
+from nlmfo.host.namespaces import RUN, Namespaces
 from nlmfo.kernel.sockdiag import Connection
-from nlmfo.records import Address, Store, absorb, directory_name, drain_spool, newest, restore_snapshot, take_snapshot
+from nlmfo.records import (
+    CALLOUT_CONFIG,
+    Address,
+    Store,
+    absorb,
+    directory_name,
+    drain_spool,
+    newest,
+    restore_snapshot,
+    take_snapshot,
+)
 from nlmfo.records.directory import Directory
 from nlmfo.records.layout import MAX_RECORD_BYTES, client_is_safe, names_of_clients, parse_record
 
-#: Seconds between two rounds: the longest that a snapshot can lag behind, but for its own writing.
-INTERVAL = 5.0
 #: Seconds to wait for a callout that is bringing the spool in as well.
 DRAIN = 20.0
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the files that stay on this node are, for whoever looks."""
+    """Where the files that stay on this node are, for whoever looks.
+
+    ``spool``, ``records`` and ``callout``, its configuration: see nlmfo.records.layout. ``progress``: what the keeper
+    says of its work (nlmfo.failover.progress); ``wake``: the socket at which it is told to look at once.
+    """
 
     spool: Path
     statd: Path
     records: Path
+    callout: Path
+    progress: Path
+    wake: Path
 
     @classmethod
     def inside(cls) -> Self:
         """As seen in the service's namespaces."""
-        return cls(view.SPOOL, view.STATD_DIRECTORY / "sm", view.RECORDS)
+        statd, own = view.STATD_DIRECTORY / "sm", view.SPOOL.parent
+        return cls(view.SPOOL, statd, view.RECORDS, CALLOUT_CONFIG, own / "progress.json", own / "wake")
 
     @classmethod
     def of(cls, service: Service) -> Self:
         """As ``nlmfo keep`` sees them."""
-        return cls.of_node() if service.isolation is Isolation.HOST else cls.inside()
+        return cls.of_node(service.name) if service.isolation is Isolation.HOST else cls.inside()
 
     @classmethod
-    def of_node(cls) -> Self:
-        """Those of the node itself, in host isolation: all its services share them."""
+    def of_node(cls, service: str) -> Self:
+        """Those of the node itself, in host isolation: all its services share the first of them."""
         statd = next((home for home in view.STATD_HOMES if home.is_dir()), view.STATD_HOMES[0])
-        return cls(view.SPOOL, statd, view.RECORDS)
+        own = RUN / service
+        return cls(view.SPOOL, statd, view.RECORDS, CALLOUT_CONFIG, own / "progress.json", own / "wake")
 
     @classmethod
     def on_node(cls, namespaces: Namespaces) -> Self:
         """As seen on the node."""
         inside = cls.inside()
-        return cls(*(view.on_node(namespaces, path) for path in (inside.spool, inside.statd, inside.records)))
+        return cls(*(view.on_node(namespaces, getattr(inside, each.name)) for each in fields(cls)))
 
 
 class Keeper:
@@ -95,14 +113,15 @@ class Keeper:
                 forcible=True,
             )
         self.shared.prepare(user.uid, user.gid)
-        told = ""
+        told, complete = "", found >= known
         for other in newest([self.shared, *others])[1:]:
             told += f", {len(absorb(self.shared, other))} more from {other.state}"
         if self._snapshots():
             restored = restore_snapshot(self.shared, self.service.name)
             told += f", snapshot not used: {restored.ignored}" if restored.ignored else ", from a snapshot"
             told += "" if restored.complete or restored.ignored else " that was damaged: there may be more"
-        return self.shared.begin_generation(known), told
+            complete = complete and restored.complete
+        return self.shared.begin_generation(known, complete=complete), told
 
     def open_live(self, user: view.StatdUser) -> None:
         """Make the place ready where the callout writes."""
@@ -127,14 +146,23 @@ class Keeper:
         """The clients of the generation that is served now."""
         return {record.client for address in self.live.addresses for record in self.live.current(address)}
 
-    def settle(self) -> set[str]:
-        """Drop from those owed a notice who is on record again; returns them."""
+    def asking(self) -> set[tuple[Address, str]]:
+        """Who has asked for a lock in the generation that is served now."""
+        return {(address, client) for address in self.live.addresses for client in self.live.current_names(address)}
+
+    def settle(self, answered: AbstractSet[tuple[Address, str]]) -> set[tuple[Address, str]]:
+        """Drop from those owed a notice who has ``answered`` and is on record again; returns them."""
         if not self._snapshots():
-            return {client for address in self.shared.addresses for client in self.shared.settle(address)}
-        # They are on this node only, so far: in the snapshot first, and then no longer among the earlier ones.
-        self._snapshot()
-        back = [(address, r.client) for address in self.live.addresses for r in self.live.current(address)]
-        return {client for address, client in back if self.shared.forget(address, client)}
+            return {
+                (address, client)
+                for address in self.shared.addresses
+                for client in self.shared.settle(address, {name for at, name in answered if at == address})
+            }
+        back = answered & self.asking()
+        if back:
+            # They are on this node only, so far: in the snapshot first, and then no longer among the earlier ones.
+            self._snapshot()
+        return {(address, client) for address, client in back if self.shared.forget(address, client)}
 
     def keep(self, connections: Iterable[Connection]) -> int:
         """One round; returns how many records were brought in. Raises StoreError when the storage takes none.

@@ -5,22 +5,26 @@ from __future__ import annotations
 
 from nlmfo.child import in_child
 from nlmfo.config import Config, Isolation, Service
+from nlmfo.errors import NlmfoError
 from nlmfo.failover import shared
 from nlmfo.failover.observe import Observed
 from nlmfo.host import addresses, daemons, exports, node_addresses, node_exports, node_locks, partitions, view
 from nlmfo.host.namespaces import Namespaces
 from nlmfo.host.node import Node
-from nlmfo.kernel import lockd, nfsd
+from nlmfo.kernel import grace, nfsd
 from nlmfo.ownership.record import OwnerRecord, boot_id
 from nlmfo.ownership.registry import Registry
-from nlmfo.records import CALLOUT_CONFIG, Store, frozen_addresses
+from nlmfo.records import CALLOUT_CONFIG, Store, callout_addresses
 
-#: Seconds to read a few bytes from the shared storage.
-READ = 20.0
+#: Seconds to read a few bytes from the shared storage. Those of several services may hang, one after the other.
+READ = 5.0
 
 
 def look(config: Config, service: Service, registry: Registry) -> Observed:
-    """Look at everything; raises Refused when the registry cannot be read, NlmfoError when the records cannot."""
+    """Look at everything; raises Refused when the registry cannot be read.
+
+    Records that cannot be read do not say that anybody was told: a release must be possible while their storage hangs.
+    """
     owner = registry.read(service.name)
     mounted = frozenset(p.uuid for p in service.partitions if partitions.is_mounted(p))
     seen = _on_node if service.isolation is Isolation.HOST else _in_namespaces
@@ -43,7 +47,7 @@ def _in_namespaces(config: Config, service: Service, owner: OwnerRecord | None, 
         exported=exported,
         addresses=frozenset(a.ip for a in service.addresses if isolated and addresses.is_up(namespaces, a.ip)),
         told=threads > 0 and len(mounted) == len(service.partitions) and _told(service),
-        frozen=isolated and bool(frozen_addresses(view.on_node(namespaces, CALLOUT_CONFIG))),
+        frozen=isolated and any(callout_addresses(view.on_node(namespaces, CALLOUT_CONFIG)).values()),
         kept=isolated and daemons.keeper_runs(namespaces),
     )
 
@@ -62,11 +66,11 @@ def _on_node(config: Config, service: Service, owner: OwnerRecord | None, mounte
         isolated=False,
         traces=node_exports.traces(service),
         threads=node.call(nfsd.threads),
-        in_grace=node.call(_in_grace),
+        in_grace=node.call(grace.on),
         exported=frozenset(str(path) for path in node_exports.table() & paths),
         addresses=frozenset(ip for ip in ours if node_addresses.is_up(ip)),
         told=attached and _told(service),
-        frozen=attached and bool(frozen_addresses(CALLOUT_CONFIG) & ours),
+        frozen=attached and any(frozen for ip, frozen in callout_addresses(CALLOUT_CONFIG).items() if ip in ours),
         kept=daemons.keeper_runs(node),
         attached=attached,
         neighbours=tuple(other.name for other in others),
@@ -76,15 +80,14 @@ def _on_node(config: Config, service: Service, owner: OwnerRecord | None, mounte
 
 
 def _told(service: Service) -> bool:
+    """Whether the records say so in time; to tell everybody once more is harmless."""
     store = Store(service.state, [address.ip for address in service.addresses])
-    return in_child(f"service '{service.name}': reading {service.state}", store.told, deadline=READ)
+    try:
+        return in_child(f"service '{service.name}': reading {service.state}", store.told, deadline=READ)
+    except (NlmfoError, OSError):
+        return False
 
 
 def _inside() -> tuple[int, bool, frozenset[str]]:
     text = exports.ETAB.read_text(encoding="utf-8", errors="surrogateescape")
-    return nfsd.threads(), _in_grace(), frozenset(str(path) for path in exports.parse(text))
-
-
-def _in_grace() -> bool:
-    """Whether reclaims are granted: lockd asks both keepers, its own and NFSv4's (fs/nfs_common/grace.c)."""
-    return lockd.in_grace() or (nfsd.threads() > 0 and not nfsd.v4_grace_ended())
+    return nfsd.threads(), grace.on(), frozenset(str(path) for path in exports.parse(text))

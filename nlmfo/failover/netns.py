@@ -15,9 +15,11 @@ from nlmfo.failover.keeper import Keeper, Place
 from nlmfo.failover.plan import Action, Step
 from nlmfo.host import addresses, daemons, exports, partitions, view
 from nlmfo.host.namespaces import Namespaces
+from nlmfo.host.tickle import tickle
 from nlmfo.kernel import dropping
 from nlmfo.ownership.registry import Registry
 from nlmfo.records import callout_config, write_callout_config
+from nlmfo.records.locks import discard_locks
 
 
 class NetnsActions(Actions):
@@ -53,6 +55,7 @@ class NetnsActions(Actions):
     def _freeze(self, _: Step, __: Deadline) -> str:
         """From here on statd's forgetting deletes no record: kernels >= 6.4 make it forget all when nfsd stops."""
         self._write_callout_config(frozen=True)
+        self._note_connections()
         return ""
 
     def _address_down(self, _: Step, __: Deadline) -> str:
@@ -91,28 +94,33 @@ class NetnsActions(Actions):
         user = view.statd_user()
         self.namespaces.create()
         view.prepare(self.namespaces, self.service, user, view.callout_program())
-        self.keeper.open_live(user)
         addresses.create_link(self.namespaces, self.service.interface)
-        self._write_callout_config(frozen=False)
-        return ""
-
-    def _export(self, _: Step, __: Deadline) -> str:
-        exports.load(self.namespaces, self.service)
         return ""
 
     def _start_daemons(self, _: Step, __: Deadline) -> str:
+        daemons.start_keeper(self.namespaces, self.config.directory)
         daemons.start(self.namespaces, self.service)
         return ""
 
+    def _export(self, _: Step, __: Deadline) -> str:
+        """Also the callout and the keeper go to work: the records are there, and of this generation."""
+        self.keeper.open_live(view.statd_user())
+        self._write_callout_config(frozen=False)
+        exports.load(self.namespaces, self.service)
+        return ""
+
     def _start_nfsd(self, _: Step, __: Deadline) -> str:
+        daemons.start_tracking(self.namespaces, self.service)
         daemons.start_nfsd(self.namespaces, self.service)
         return "lockd is in grace"
 
     def _address_up(self, _: Step, __: Deadline) -> str:
         addresses.bring_up(self.namespaces, self.service.interface, self.service.addresses)
-        return "announced"
+        ended = self.namespaces.call(lambda: tickle(self._connections)) if self._connections else 0
+        return f"announced; {ended} connections of before" if ended else "announced"
 
     def _thaw(self, _: Step, __: Deadline) -> str:
+        self._with_store(lambda: discard_locks(self.service.state))
         self._write_callout_config(frozen=False)
         return ""
 

@@ -28,6 +28,7 @@ class Action(StrEnum):
     FREEZE = "freeze records"
     ADDRESS_DOWN = "address down"
     UNEXPORT = "unexport"
+    NOTE_LOCKS = "note the locks held"
     UNLOCK = "drop locks"
     STOP_NFSD = "stop nfsd"
     VERIFY_UNLOCKED = "verify no lock is left"
@@ -51,7 +52,7 @@ class Action(StrEnum):
     ANSWER = "everything answers"
     NOTIFY = "notify clients"
     RECLAIM = "await reclaims"
-    KEEP = "keep records"
+    KEEP = "keep records and notify"
     THAW = "thaw records"
 
 
@@ -60,6 +61,7 @@ WHY: dict[Action, str] = {
     Action.FREEZE: "a clean stop of nfsd makes statd forget its clients; their records have to outlive that",
     Action.ADDRESS_DOWN: "no client may take a lock again that is about to be dropped",
     Action.UNEXPORT: "the kernel's export caches keep the file system busy",
+    Action.NOTE_LOCKS: "the next node ends grace when each of them is held again, and names those that are not",
     Action.UNLOCK: "locks keep the file system busy, and some kernels leave them behind when nfsd stops",
     Action.STOP_NFSD: "what is left of locks and open files goes with it",
     Action.VERIFY_UNLOCKED: "a lock that stays here while another node grants it is corruption",
@@ -74,15 +76,15 @@ WHY: dict[Action, str] = {
     Action.MOUNT: "",
     Action.RECORDS: "everybody on record may hold a lock, and is owed a notice from now on",
     Action.ISOLATE: "the service is an NFS server of its own: its grace and its locks are nobody else's",
-    Action.EXPORT: "a reclaim that finds no export is lost",
     Action.START_DAEMONS: "lockd grants nothing while statd cannot put the client on record",
+    Action.EXPORT: "a reclaim that finds no export is lost",
     Action.START_NFSD: "grace is on before the first packet can arrive",
     Action.GRACE: "only in grace are reclaims granted and other requests refused",
     Action.ADDRESS_UP: "comes last, because clients talk to it at once",
     Action.ANSWER: "a client tries each reclaim once: everything has to answer before it is told to",
+    Action.KEEP: "notices are sent by a process that outlives this command",
     Action.NOTIFY: "",
-    Action.RECLAIM: "",
-    Action.KEEP: "what the callout could not do is mended every few seconds",
+    Action.RECLAIM: "grace ends early once every lock is held again",
     Action.THAW: "an interrupted release had frozen them",
 }
 
@@ -105,10 +107,15 @@ Plan = tuple[Step, ...]
 ORDER: tuple[tuple[Action, Action], ...] = (
     (Action.FREEZE, Action.STOP_NFSD),
     (Action.FREEZE, Action.UNLOCK),
+    (Action.FREEZE, Action.NOTE_LOCKS),
     (Action.ADDRESS_DOWN, Action.UNEXPORT),
+    (Action.ADDRESS_DOWN, Action.NOTE_LOCKS),
     (Action.ADDRESS_DOWN, Action.UNLOCK),
     (Action.ADDRESS_DOWN, Action.STOP_NFSD),
+    (Action.UNEXPORT, Action.UNLOCK),
     (Action.UNEXPORT, Action.UMOUNT),
+    (Action.NOTE_LOCKS, Action.UNLOCK),
+    (Action.NOTE_LOCKS, Action.STOP_NFSD),
     (Action.UNLOCK, Action.STOP_NFSD),
     (Action.UNLOCK, Action.VERIFY_UNLOCKED),
     (Action.STOP_NFSD, Action.VERIFY_UNLOCKED),
@@ -120,28 +127,31 @@ ORDER: tuple[tuple[Action, Action], ...] = (
     (Action.DETACH, Action.UMOUNT),
     (Action.COLLECT, Action.UNISOLATE),
     (Action.COLLECT, Action.UMOUNT),
+    (Action.COLLECT, Action.DISOWN),
     (Action.STOP_DAEMONS, Action.UNISOLATE),
     (Action.UNISOLATE, Action.UMOUNT),
     (Action.ADDRESS_DOWN, Action.DISOWN),
     (Action.UNISOLATE, Action.DISOWN),
     (Action.UMOUNT, Action.DISOWN),
+    (Action.ISOLATE, Action.START_DAEMONS),
     (Action.PROVE, Action.CLAIM),
     (Action.CLAIM, Action.MOUNT),
     (Action.MOUNT, Action.RECORDS),
     (Action.MOUNT, Action.EXPORT),
-    (Action.RECORDS, Action.START_DAEMONS),
+    (Action.RECORDS, Action.EXPORT),
     (Action.ISOLATE, Action.EXPORT),
-    (Action.EXPORT, Action.ADDRESS_UP),
+    (Action.EXPORT, Action.START_NFSD),
+    (Action.EXPORT, Action.GRACE),
     (Action.START_DAEMONS, Action.START_NFSD),
     (Action.START_NFSD, Action.ADDRESS_UP),
-    (Action.RECORDS, Action.GRACE),
-    (Action.EXPORT, Action.GRACE),
+    (Action.EXPORT, Action.KEEP),
+    (Action.KEEP, Action.GRACE),
     (Action.GRACE, Action.ADDRESS_UP),
     (Action.ADDRESS_UP, Action.ANSWER),
+    (Action.KEEP, Action.NOTIFY),
     (Action.ANSWER, Action.NOTIFY),
     (Action.GRACE, Action.NOTIFY),
     (Action.NOTIFY, Action.RECLAIM),
-    (Action.RECLAIM, Action.KEEP),
 )
 #: Actions that go side by side on objects that do not lie in one another.
 SIDE_BY_SIDE = frozenset({Action.MOUNT, Action.UNLOCK, Action.VERIFY_UNLOCKED, Action.UMOUNT})
@@ -165,6 +175,12 @@ def release(service: Service, seen: Observed) -> Plan:
     return _checked(*_out_of_namespaces(service, seen))
 
 
+def prelude(steps: Plan) -> tuple[Plan, Plan]:
+    """A takeover's steps in two: what can be done while another node still serves, and what needs the proof."""
+    first = next((n for n, step in enumerate(steps) if step.action is Action.PROVE), 0)
+    return steps[:first], steps[first:]
+
+
 def amends(seen: Observed) -> Plan:
     """What the other services on this node are owed after a restart of their nfsd that was cut off (host isolation)."""
     if not seen.neighbours or (seen.threads and not seen.untold):
@@ -176,34 +192,36 @@ def amends(seen: Observed) -> Plan:
 
 def _to_begin(service: Service, seen: Observed) -> Iterator[Step]:
     addresses, exports = _addresses(service), _exports(service)
+    host = service.isolation is Isolation.HOST
+    if not host:
+        # What needs no partition comes first: clients have been waiting since the address went down elsewhere.
+        yield Step(Action.ISOLATE, service.interface)
+        yield Step(Action.START_DAEMONS, "rpcbind, statd, mountd, nlmfo keep")
     yield Step(Action.PROVE, addresses)
     yield Step(Action.CLAIM, service.name)
     for partition in service.mount_order:
         yield Step(Action.MOUNT, str(partition.mountpoint))
     yield Step(Action.RECORDS, str(service.state))
-    if service.isolation is Isolation.HOST:
-        yield Step(Action.EXPORT, exports)
+    yield Step(Action.EXPORT, exports)
+    if host:
+        yield Step(Action.KEEP, str(service.state))
         yield Step(Action.GRACE, _whom(seen))
     else:
-        yield Step(Action.ISOLATE, service.interface)
-        yield Step(Action.EXPORT, exports)
-        yield Step(Action.START_DAEMONS, "rpcbind, statd, mountd, nfsdcld")
         yield Step(Action.START_NFSD, f"{service.threads} threads")
     yield Step(Action.ADDRESS_UP, addresses)
     yield Step(Action.ANSWER, addresses)
     yield from _to_tell(service, seen)
-    yield Step(Action.KEEP, str(service.state))
 
 
 def _to_finish(service: Service, seen: Observed) -> Iterator[Step]:
     """What a takeover that was killed late still owes: nobody may find out by himself that his locks are gone."""
     if seen.frozen:
         yield Step(Action.THAW, str(service.state))
+    if not seen.kept:
+        yield Step(Action.KEEP, str(service.state))
     if not seen.told or seen.untold:
         yield Step(Action.ANSWER, _addresses(service))
         yield from _to_tell(service, seen)
-    if not seen.kept:
-        yield Step(Action.KEEP, str(service.state))
 
 
 def _to_tell(service: Service, seen: Observed) -> Iterator[Step]:
@@ -220,6 +238,7 @@ def _out_of_namespaces(service: Service, seen: Observed) -> Iterator[Step]:
         yield Step(Action.ADDRESS_DOWN, _addresses(service))
         yield Step(Action.UNEXPORT, _exports(service))
         if seen.threads:
+            yield from _to_note(service, seen)
             yield from _each(Action.UNLOCK, mounted)
             yield Step(Action.STOP_NFSD, f"{seen.threads} threads")
     yield from _each(Action.VERIFY_UNLOCKED, mounted)
@@ -242,6 +261,7 @@ def _off_the_node(service: Service, seen: Observed) -> Iterator[Step]:
     if seen.attached or seen.exported or seen.traces:
         yield Step(Action.UNEXPORT, _exports(service))
     if seen.threads:
+        yield from _to_note(service, seen)
         yield from _each(Action.UNLOCK, mounted)
     yield from _each(Action.VERIFY_UNLOCKED, mounted)
     if seen.kept:
@@ -252,6 +272,12 @@ def _off_the_node(service: Service, seen: Observed) -> Iterator[Step]:
     yield from _each(Action.UMOUNT, mounted)
     if seen.owned or seen.listed:
         yield Step(Action.DISOWN, service.name)
+
+
+def _to_note(service: Service, seen: Observed) -> Iterator[Step]:
+    """Only of a whole service, and not in grace: what clients have not reclaimed yet is theirs as well."""
+    if seen.owned and not seen.in_grace and len(seen.mounted) == len(service.partitions):
+        yield Step(Action.NOTE_LOCKS, str(service.state))
 
 
 def waves(steps: Iterable[Step]) -> tuple[Plan, ...]:

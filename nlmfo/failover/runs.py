@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from nlmfo.failover import journal, plan
 from nlmfo.failover.actions import Actions, Standpoint
 from nlmfo.failover.engine import execute, uninterrupted
 from nlmfo.failover.events import (
+    AwaitingRelease,
     Begun,
     CleaningUp,
     Ended,
@@ -46,6 +48,8 @@ from nlmfo.ownership.registry import DirectoryRegistry, NoRegistry, Registry
 
 #: Seconds to wait for another service's run: in host isolation it may restart the nfsd of all.
 TURN = 300.0
+#: Seconds between two looks at the owner record while it is awaited that it says "released".
+POLL = 0.02
 #: What the fence hook prints.
 FENCE_LOG = Path("/var/log/nlmfo-fence.log")
 #: Refusals that mean that somebody else may serve after all: nobody must be told that the service was released here.
@@ -63,14 +67,16 @@ def hands_of(config: Config, service: Service, registry: Registry, standpoint: S
     return kind(config, service, registry, standpoint, sink)
 
 
-def takeover(config: Config, service: Service, word: Word, sink: Sink) -> bool:
+def takeover(config: Config, service: Service, word: Word, sink: Sink, *, wait: float = 0.0) -> bool:
     """Serve ``service`` on this node; False when it was served here already, whole, and everybody told.
 
-    Raises Refused when another node may be serving it, before anything is changed. When a step fails, what was
-    begun is taken down and the owner record says so: another node may try. Incomplete when even that failed.
+    While another node serves it, get everything ready that can be, and wait for up to ``wait`` seconds until its
+    release is on record. Raises Refused when another node may be serving it, before anything is changed. When a step
+    fails, what was begun is taken down and the owner record says so: another node may try. Incomplete when even that
+    failed.
     """
     with _only_run(service):
-        return _takeover(config, service, word, sink)
+        return _takeover(config, service, word, sink, wait)
 
 
 def release(config: Config, service: Service, sink: Sink) -> None:
@@ -154,7 +160,7 @@ def outlook(config: Config, service: Service, verb: Verb, word: Word) -> Outlook
     return Outlook(verb, first, steps, proof=found)
 
 
-def _takeover(config: Config, service: Service, word: Word, sink: Sink) -> bool:
+def _takeover(config: Config, service: Service, word: Word, sink: Sink, wait: float = 0.0) -> bool:
     registry = registry_of(config)
     seen = look(config, service, registry)
     _refuse_if_superseded(config, service, seen)
@@ -162,27 +168,45 @@ def _takeover(config: Config, service: Service, word: Word, sink: Sink) -> bool:
     if not first and not steps:
         _close_earlier(config, service, seen, Outcome.SERVED, sink)
         return False
-    found = _prove(config, service, seen, word) if _claims(steps) else None
+    claims = _claims(steps)
+    found = _prove(config, service, seen, word, patient=wait > 0) if claims else None
     _refuse_if_unfit(config, service, seen, word, steps)
-    standpoint = Standpoint(word, found, 0 if seen.owner is None else seen.owner.state)
     with _journal(config, service, Verb.TAKEOVER, seen, sink, word) as log:
-        if found is not None:
-            log(Proved(service.name, found.reason, found.epoch))
-        hands = hands_of(config, service, registry, standpoint, log)
+        hands = hands_of(config, service, registry, Standpoint(word), log)
         log(Planned((*first, *steps)))
         if first:
             log(CleaningUp(service.name))
             _execute_or_leave(service, first, hands, log)
+        ready, steps = plan.prelude(steps)
         try:
+            execute(ready, hands, log)
+            if claims:
+                if found is None:
+                    found, seen = _await_release(config, service, registry, seen, Deadline(wait), log)
+                log(Proved(service.name, found.reason, found.epoch))
+                hands.standpoint = Standpoint(word, found, 0 if seen.owner is None else seen.owner.state)
             execute(steps, hands, log)
         except BaseException as error:  # also when interrupted: nothing may stay half-served
-            if found is None:
+            if not claims:
                 raise _left(service, error) from error
             with uninterrupted():  # nor by a second Ctrl-C
                 _take_down(config, service, registry, hands, error, log)
             raise
         log(Ended(Outcome.SERVED))
     return True
+
+
+def _await_release(
+    config: Config, service: Service, registry: Registry, seen: Observed, limit: Deadline, sink: Sink
+) -> tuple[Proof, Observed]:
+    """The proof, as soon as the owner's release is on record; raises Refused when it is not in time."""
+    sink(AwaitingRelease(service.name, seen.owner.node if seen.owner else ""))
+    while True:
+        seen = replace(seen, owner=registry.read(service.name))
+        found = _prove(config, service, seen, Word(), patient=not limit.passed())
+        if found is not None:
+            return found, seen
+        time.sleep(min(POLL, limit.remaining()))
 
 
 def _release(config: Config, service: Service, verb: Verb, sink: Sink) -> None:
@@ -253,16 +277,22 @@ def _claims(steps: Plan) -> bool:
     return any(step.action is Action.CLAIM for step in steps)
 
 
-def _prove(config: Config, service: Service, seen: Observed, word: Word) -> Proof:
-    return proof.of_absence(
-        service.name,
-        seen.owner,
-        config.node,
-        boot_id(),
-        word,
-        has_registry=config.registry is not None,
-        holds=bool(seen.mounted),
-    )
+def _prove(config: Config, service: Service, seen: Observed, word: Word, *, patient: bool = False) -> Proof | None:
+    """Why this node may serve; None, to the ``patient``, while the owner record says that another does."""
+    try:
+        return proof.of_absence(
+            service.name,
+            seen.owner,
+            config.node,
+            boot_id(),
+            word,
+            has_registry=config.registry is not None,
+            holds=bool(seen.mounted),
+        )
+    except Refused as refused:
+        if patient and refused.code == "still-served":
+            return None
+        raise
 
 
 def _refuse_if_unfit(config: Config, service: Service, seen: Observed, word: Word, steps: Plan) -> None:

@@ -41,7 +41,7 @@ def neighbours(config: Config, service: Service) -> tuple[Service, ...]:
 
 
 def keepers(services: Iterable[Service]) -> tuple[Keeper, ...]:
-    return tuple(Keeper(service, Place.of_node()) for service in services)
+    return tuple(Keeper(service, Place.of_node(service.name)) for service in services)
 
 
 def attach(config: Config, service: Service, user: view.StatdUser) -> None:

@@ -80,18 +80,22 @@ def programs(service: Service) -> tuple[Program, ...]:
 
 
 def start(namespaces: Namespaces, service: Service) -> None:
-    """Start rpcbind, then statd, mountd and nfsdcld side by side; return when each of them serves."""
+    """Start what needs no partition: rpcbind, then statd and mountd side by side; return when each of them serves."""
     rpcbind = _spawn(namespaces, "rpcbind", "rpcbind", "-f")
     _await(namespaces, {RPCBIND: rpcbind}, LOOPBACK)
-    tracking = service.state / "nfsdcld"
-    tracking.mkdir(mode=0o700, exist_ok=True)
     off = [word for version in unwanted(service) for word in ("--no-nfs-version", version)]
     quiet = ("--foreground", "--no-notify", "--state-directory-path", str(view.STATD_DIRECTORY))
     statd = _spawn(namespaces, "rpc.statd", "rpc.statd", *quiet, "--ha-callout", view.CALLOUT)
     mountd = _spawn(namespaces, "rpc.mountd", "rpc.mountd", "--foreground", "--ha-callout", view.CALLOUT, *off)
-    nfsdcld = _spawn(namespaces, "nfsdcld", "nfsdcld", "--foreground", "-p", view.PIPEFS, "-s", tracking)
     _await(namespaces, {NSM: statd, MOUNT: mountd}, LOOPBACK)
-    poll_until("nfsdcld to watch for the kernel", lambda: _watches(nfsdcld), Deadline(START))
+
+
+def start_tracking(namespaces: Namespaces, service: Service) -> None:
+    """Start nfsdcld, which keeps its list beside the records; return when it watches for nfsd to appear."""
+    tracking = service.state / "nfsdcld"
+    tracking.mkdir(mode=0o700, exist_ok=True)
+    nfsdcld = _spawn(namespaces, "nfsdcld", "nfsdcld", "--foreground", "-p", view.PIPEFS, "-s", tracking)
+    poll_until("nfsdcld to watch for the kernel", lambda: _watches(nfsdcld), Deadline(START), interval=0.01)
 
 
 def start_keeper(place: Surroundings, configuration: Path) -> None:
@@ -197,6 +201,11 @@ def stop(namespaces: Namespaces) -> None:
 def answering(place: Surroundings, wanted: Iterable[Program], address: Address) -> None:
     """Return when every program answers a call to ``address`` from inside the service's network."""
     _await(place, dict.fromkeys(wanted), address)
+
+
+def answer(place: Surroundings, wanted: Iterable[Program], address: Address) -> bool:
+    """Whether every program answers now."""
+    return all(_answers(place, program, address) for program in wanted)
 
 
 def _await(namespaces: Surroundings, wanted: Mapping[Program, Started | None], address: Address) -> None:

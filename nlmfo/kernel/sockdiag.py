@@ -26,11 +26,12 @@ _MESSAGE = struct.Struct("!BBBBHH16s16s")
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """One connection, seen from here."""
+    """One connection, seen from here. ``remote_port`` is 0 where nobody asked for it."""
 
     local: IPv4Address | IPv6Address
     port: int
     remote: IPv4Address | IPv6Address
+    remote_port: int = 0
 
 
 def established() -> tuple[Connection, ...]:
@@ -45,8 +46,8 @@ def _dump(family: int) -> Iterator[Connection]:
 
 def parse(content: bytes) -> Connection:
     """A struct inet_diag_msg. An IPv4 client of an IPv6 socket is given as what it is."""
-    family, _, _, _, port, _, source, destination = _MESSAGE.unpack_from(content)
+    family, _, _, _, port, remote_port, source, destination = _MESSAGE.unpack_from(content)
     if family == socket.AF_INET:
-        return Connection(IPv4Address(source[:4]), port, IPv4Address(destination[:4]))
+        return Connection(IPv4Address(source[:4]), port, IPv4Address(destination[:4]), remote_port)
     local, remote = IPv6Address(source), IPv6Address(destination)
-    return Connection(local.ipv4_mapped or local, port, remote.ipv4_mapped or remote)
+    return Connection(local.ipv4_mapped or local, port, remote.ipv4_mapped or remote, remote_port)

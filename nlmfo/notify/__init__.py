@@ -10,9 +10,10 @@ udp     the datagrams             client  one client's way to being told
 tcp     the way round a filter    ping    null_call(): does a program answer?
 """
 
+from nlmfo.notify.names import names_for
 from nlmfo.notify.notice import Notice, Outcome, Settings
 from nlmfo.notify.ping import NotServing, null_call
 from nlmfo.notify.sender import notify
 from nlmfo.notify.wire import WireError
 
-__all__ = ["NotServing", "Notice", "Outcome", "Settings", "WireError", "notify", "null_call"]
+__all__ = ["NotServing", "Notice", "Outcome", "Settings", "WireError", "names_for", "notify", "null_call"]

@@ -46,6 +46,7 @@ class Client:
         "slot",
         "stage",
         "streaming",
+        "talking",
         "text",
         "told",
     )
@@ -66,6 +67,7 @@ class Client:
         self.slot = 0.0  # until when it has a place in the window; 0: it has none
         self.calls: dict[tuple[int, int], int] = {}  # (step, port) -> xid, kept over retransmissions
         self.streaming = False  # a TCP conversation is running or queued
+        self.talking = False  # it has found statd: no notice goes out over UDP, or it would be heard twice
         self.seconds = 0.0
         self.detail_udp = "no answer from rpcbind"
         self.detail_tcp = ""

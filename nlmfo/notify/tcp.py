@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The second way to a client that is silent over UDP: rpcbind and statd over TCP, beside the datagrams.
 
-A conversation is a generator that reads top to bottom and hands out (socket, events) wherever it would block;
-``Streams`` resumes it when the selector says so and closes it when its time is up.
+A conversation is a generator that reads top to bottom and hands out (socket, events) wherever it would block, or
+the time until which it waits; ``Streams`` resumes it when the selector or the clock says so and closes it when its
+time is up.
 """
 
 from __future__ import annotations
 
 import errno
+import math
 import os
 import random
 import selectors
@@ -21,8 +23,8 @@ from nlmfo.notify import wire
 from nlmfo.notify.client import Client
 from nlmfo.notify.notice import Settings
 
-#: Wait until the socket is ready for these events.
-_Wait = tuple[socket.socket, int]
+#: Wait until the socket is ready for these events, or until this time.
+_Wait = tuple[socket.socket, int] | float
 
 
 class Conversation:
@@ -51,6 +53,7 @@ class Streams:
         self._on_told = on_told
         self._waiting: deque[Client] = deque()
         self._running: dict[Client, Conversation] = {}  # oldest first, and all have the same time
+        self._resting: dict[Conversation, float] = {}  # until when; few at a time, and none for long
 
     def want(self, client: Client) -> None:
         """Begin a conversation with the client, unless there is one."""
@@ -71,21 +74,27 @@ class Streams:
             self.resume(talk)
 
     def pause(self, now: float) -> float | None:
-        """Seconds until the oldest conversation runs out of time; None without one."""
+        """Seconds until the oldest conversation runs out of time or one has rested; None without one."""
         oldest = next(iter(self._running.values()), None)
-        return None if oldest is None else max(0.0, oldest.until - now)
+        return None if oldest is None else max(0.0, min(oldest.until, *self._resting.values(), math.inf) - now)
 
     def expire(self, now: float) -> None:
-        """Close the conversations whose time is up."""
+        """Close the conversations whose time is up, and go on with those that have rested."""
         while (oldest := next(iter(self._running.values()), None)) and oldest.until <= now:
             self.forget(oldest.client)
+        for talk in [talk for talk, until in self._resting.items() if until <= now]:
+            self.resume(talk)
 
     def resume(self, talk: Conversation) -> None:
         """Run a conversation on to the next place where it has to wait."""
         self._unwatch(talk)
         try:
-            talk.sock, events = next(talk.steps)
-            self._selector.register(talk.sock, events, talk)
+            wait = next(talk.steps)
+            if isinstance(wait, float):
+                self._resting[talk] = wait
+            else:
+                talk.sock, events = wait
+                self._selector.register(talk.sock, events, talk)
         except StopIteration:
             self.forget(talk.client)
         except (OSError, NlmfoError) as error:
@@ -96,7 +105,7 @@ class Streams:
 
     def forget(self, client: Client) -> None:
         """End the client's conversation, if any, and close its socket."""
-        client.streaming = False
+        client.streaming = client.talking = False
         talk = self._running.pop(client, None)
         if talk is not None:
             self._unwatch(talk)
@@ -111,13 +120,17 @@ class Streams:
         if talk.sock is not None:
             self._selector.unregister(talk.sock)
             talk.sock = None
+        self._resting.pop(talk, None)
 
     def _tell(self, client: Client) -> Generator[_Wait, None, None]:
         port = yield from self._ask_port(client)
         if not port:
             return
+        client.talking = True
         with closing(self._open()) as sock:
             yield from _connect(sock, client, port)
+            while client.slot and client.port:
+                yield client.slot  # a notice that went out over UDP just now may still be answered
             while client.told < len(self._messages):
                 name = client.told
                 client.detail_tcp = f"no answer from statd (tcp port {port})"

@@ -90,7 +90,7 @@ class Datagrams:
                 continue  # answered or re-armed since
             if client.stage is Stage.WAITING:
                 client.detail_udp = f"no answer from {self._listener(client.port)}"
-            if client.silent and client.silent % self._settings.udp_tries == 0:
+            if client.silent and client.silent % self._settings.udp_tries == 0 and not client.talking:
                 client.port = 0  # statd may have restarted on another port
                 self._on_silence(client)
             self._queue(client)
@@ -110,7 +110,12 @@ class Datagrams:
         self._refilled = now
         while self._ready and self._flying < self._window and self._allowance >= 1.0 and not self.blocked:
             client = self._ready.popleft()
-            if client.stage is Stage.READY:
+            if client.stage is not Stage.READY:
+                continue
+            if client.talking and client.port:
+                client.stage = Stage.RESTING  # the next name goes out over TCP, or else this one later
+                self._arm(client, now)
+            else:
                 self._send(client, now)
 
     def _send(self, client: Client, now: float) -> None:

@@ -6,8 +6,8 @@ from nlmfo.records.callout import (
     SPOOL,
     CalloutEntry,
     Mode,
+    callout_addresses,
     callout_config,
-    frozen_addresses,
     write_callout_config,
 )
 from nlmfo.records.directory import StoreError
@@ -29,10 +29,10 @@ __all__ = [
     "Store",
     "StoreError",
     "absorb",
+    "callout_addresses",
     "callout_config",
     "directory_name",
     "drain_spool",
-    "frozen_addresses",
     "newest",
     "refused",
     "restore_snapshot",

@@ -100,18 +100,23 @@ def write_callout_config(path: Path, text: str) -> None:
         raise
 
 
-def frozen_addresses(path: Path) -> frozenset[Address]:
-    """The addresses whose records the callout deletes no more, by the file at ``path``; none when there is no file."""
+def callout_addresses(path: Path) -> dict[Address, bool]:
+    """The addresses that the callout puts clients on record for, by the file at ``path``, and whether they are frozen.
+
+    Of those that are, it deletes no record any more. Empty when there is no file.
+    """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
-        return frozenset()
-    found, address = [], ""
+        return {}
+    found: dict[Address, bool] = {}
+    address = None
     for word, _, value in (line.partition(" ") for line in lines):
-        address = value if word == "address" else address
-        if (word, value) == ("frozen", "yes"):
-            found.append(ip_address(address))
-    return frozenset(found)
+        if word == "address":
+            address = ip_address(value)
+        elif word == "frozen" and address is not None:
+            found[address] = value == "yes"
+    return found
 
 
 def _entry_lines(entry: CalloutEntry, *, frozen: bool) -> Iterator[str]:

@@ -14,6 +14,10 @@ A service's state directory lies on storage that moves with the service::
           192.0.2.17             one fsid per line; a line without its newline is not believed
       sm_fd00::100/
         ...
+      ledger                     what became of each client that was owed a notice (nlmfo.records.ledger)
+      locks                      the locks that were held, for the next owner (nlmfo.records.locks)
+      connections                the connections that clients had (nlmfo.records.connections)
+      incomplete                 the state number of a generation in whose records somebody is known to be missing
       owner                      a copy of the owner record, for a cluster without a registry
       runs/                      journals of releases and takeovers (drawn in nlmfo.records.journal)
 
@@ -57,6 +61,7 @@ EARLIER = "sm.bak"
 FSIDS = "fsids"
 STATE = "state"
 TOLD = "told"
+INCOMPLETE = "incomplete"
 
 #: A record is shorter than this; what is longer was not written by us and is not read.
 MAX_RECORD_BYTES = 4096

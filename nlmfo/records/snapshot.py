@@ -18,13 +18,13 @@ names a client counts, and the reader is told that there may be more.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
 
 from nlmfo.records.directory import Directory
 from nlmfo.records.layout import Address, ClientRecord, client_is_safe, fsid_is_safe
+from nlmfo.records.sealed import seal, unseal
 from nlmfo.records.store import Store
 
 SNAPSHOT = "snapshot"
@@ -32,6 +32,7 @@ USED = "snapshot.used"
 MAX_SNAPSHOT_BYTES = 64 << 20
 
 _HEAD = "nlmfo-snapshot 1"
+_sealed, _unsealed = seal, unseal
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,17 +85,6 @@ def restore_snapshot(store: Store, service: str) -> Restored:
 def _client_line(address: Address, record: ClientRecord) -> str:
     my_name = record.my_name if record.intact else "-"
     return f"client {address} {record.client} {my_name} {','.join(sorted(record.fsids)) or '-'}"
-
-
-def _sealed(text: str) -> bytes:
-    body = text.encode("utf-8", errors="surrogateescape")
-    return body + f"sha256 {hashlib.sha256(body).hexdigest()}\n".encode("ascii")
-
-
-def _unsealed(content: bytes) -> tuple[str, bool]:
-    body = content[: content.rfind(b"sha256 ")] if b"sha256 " in content else content
-    text = body.decode("utf-8", errors="surrogateescape")
-    return text, _sealed(text) == content
 
 
 def _why_ignored(text: str, service: str, generation: int) -> str | None:

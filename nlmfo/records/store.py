@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from nlmfo.records.layout import (
     CURRENT,
     EARLIER,
     FSIDS,
+    INCOMPLETE,
     MAX_RECORD_BYTES,
     STATE,
     TOLD,
@@ -55,8 +57,10 @@ class Store:
                     home.sync()
             state.sync()
 
-    def begin_generation(self, above: int = 0) -> int:
+    def begin_generation(self, above: int = 0, *, complete: bool = True) -> int:
         """Begin a new generation of the server; returns its NSM state number, higher than ``above``.
+
+        ``complete`` is false when clients are known to be missing in the records.
 
         Runs at takeover, before statd starts. Everybody on record becomes a client of an earlier generation,
         to whom a notice is owed, and the state number rises for all addresses alike. Interrupted at any point
@@ -69,20 +73,48 @@ class Store:
                 home.inside(EARLIER) as earlier,
             ):
                 _move_all(current, earlier)
-        return self._raise_state_number(above)
+        number = max(self.state_number(), above) + 1 | 1
+        if not complete or not (self.complete() or self.told()):
+            with Directory.open(self.state) as state:
+                state.replace(INCOMPLETE, _number(number), 0o644)
+        for address in self.addresses:
+            with self._home(address) as home:
+                home.replace(STATE, _number(number), 0o644)
+        return number
+
+    def complete(self) -> bool:
+        """Whether nobody is known to have been missing in the records when this generation began."""
+        with Directory.open(self.state) as state:
+            return state.read(INCOMPLETE, STATE_BYTES) != _number(self.state_number())
 
     def owed(self, address: Address) -> tuple[ClientRecord, ...]:
         """The clients of earlier generations that are not settled: who may hold locks and must be told."""
         return self._records(address, EARLIER)
 
+    def owed_names(self, address: Address) -> tuple[str, ...]:
+        """The same, by name only: this is asked several times a second, of thousands."""
+        with self._home(address) as home, home.inside(EARLIER) as earlier:
+            return names_of_clients(earlier.names())
+
     def current(self, address: Address) -> tuple[ClientRecord, ...]:
         """The clients on record since this generation began."""
         return self._records(address, CURRENT)
 
-    def settle(self, address: Address) -> tuple[str, ...]:
-        """Drop from the earlier generations those that are on record again; returns them."""
+    def current_names(self, address: Address) -> tuple[str, ...]:
+        with self._home(address) as home, home.inside(CURRENT) as current:
+            return names_of_clients(current.names())
+
+    def settle(self, address: Address, answered: AbstractSet[str]) -> tuple[str, ...]:
+        """Drop from the earlier generations those of ``answered`` that are on record again; returns them.
+
+        Who is on record again without having been told has asked for another lock, and those of before are at stake.
+        """
+        if not answered:
+            return ()
         with self._home(address) as home, home.inside(CURRENT) as current, home.inside(EARLIER) as earlier:
-            back = sorted({*names_of_clients(current.names())} & {*names_of_clients(earlier.names())})
+            back = sorted(answered & {*names_of_clients(current.names())} & {*names_of_clients(earlier.names())})
+            if not back:
+                return ()
             # An asynchronous callout may not have made the new record durable yet.
             current.sync_files(back)
             for client in back:
@@ -144,13 +176,6 @@ class Store:
                 if home.read(TOLD, STATE_BYTES) != content:
                     return False
         return True
-
-    def _raise_state_number(self, above: int) -> int:
-        number = max(self.state_number(), above) + 1 | 1
-        for address in self.addresses:
-            with self._home(address) as home:
-                home.replace(STATE, _number(number), 0o644)
-        return number
 
     def _records(self, address: Address, where: str) -> tuple[ClientRecord, ...]:
         with self._home(address) as home, home.inside(where) as records, home.inside(FSIDS) as fsids:

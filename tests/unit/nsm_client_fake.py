@@ -14,6 +14,7 @@ import selectors
 import socket
 import struct
 import threading
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from types import TracebackType
 RPCBIND, STATD = 100000, 100024
 SUCCESS, PROG_UNAVAIL, PROC_UNAVAIL = 0, 1, 3
 _IP_PKTINFO = 8  # linux/in.h; Python 3.11 does not name it
+_SO_RCVBUFFORCE = 33  # asm-generic/socket.h: past net.core.rmem_max, for root
 
 #: Turns one correct reply into what the host sends instead: nothing, one or several datagrams.
 Mangle = Callable[[bytes], list[bytes]]
@@ -50,6 +52,8 @@ class Heard:
 
     questions: int = 0
     notices: list[tuple[str, int]] = field(default_factory=list)
+    news: float = 0.0  # when it last heard a notice that it had not heard before (time.monotonic)
+    replies_lost: int = 0  # of its statd's, on purpose (``loss``)
     callers: set[str] = field(default_factory=set)
     protocols: Counter[str] = field(default_factory=Counter)
 
@@ -65,7 +69,9 @@ class FakeClients:
         ipv6: bool = False,
         loss: float = 0.0,
         seed: int = 1,
+        rpcbind_port: int = 0,
     ) -> None:
+        """``rpcbind_port`` 0 is any that is free; 111 can be had in a network namespace of one's own."""
         self.heard: dict[str, Heard] = defaultdict(Heard)
         self._behaviours = behaviours or {}
         self._default = default or Behaviour()
@@ -75,7 +81,7 @@ class FakeClients:
         self._selector = selectors.DefaultSelector()
         self._open: set[socket.socket] = set()
         self._unread: dict[socket.socket, bytes] = {}
-        self.rpcbind_port = self._listen("rpcbind")
+        self.rpcbind_port = self._listen("rpcbind", rpcbind_port)
         self._statd_port = self._listen("statd")
         self._stop, self._stopped = socket.socketpair()
         self._selector.register(self._stopped, selectors.EVENT_READ)
@@ -97,11 +103,11 @@ class FakeClients:
 
     # --- sockets ---
 
-    def _listen(self, service: str) -> int:
+    def _listen(self, service: str, port: int = 0) -> int:
         """A UDP and a TCP socket with the same port number."""
         for _ in range(100):
             udp, tcp = (self._bindable(kind) for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM))
-            udp.bind(("", 0))
+            udp.bind(("", port))
             try:
                 tcp.bind(("", udp.getsockname()[1]))
             except OSError:
@@ -123,8 +129,9 @@ class FakeClients:
         else:
             sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
         for size in (1 << 20, 4 << 20, 16 << 20):
-            with contextlib.suppress(OSError):
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+            for option in (socket.SO_RCVBUF, _SO_RCVBUFFORCE):
+                with contextlib.suppress(OSError):
+                    sock.setsockopt(socket.SOL_SOCKET, option, size)
         sock.setblocking(False)
         self._open.add(sock)
         return sock
@@ -153,6 +160,8 @@ class FakeClients:
             for reply in self._answers(service, host, how, message, (caller[0], "udp")):
                 if not self._lost():
                     self._send(sock, reply, info, caller, how)
+                elif service == "statd":
+                    self.heard[host].replies_lost += 1
 
     def _send(self, sock: socket.socket, reply: bytes, info: _Info, caller: _Caller, how: Behaviour) -> None:
         level, kind, data = info
@@ -248,7 +257,10 @@ class FakeClients:
         if procedure != 6:
             return PROC_UNAVAIL, b""
         (length,) = struct.unpack(">I", arguments[:4])
-        heard.notices.append((arguments[4 : 4 + length].decode(), struct.unpack(">i", arguments[-4:])[0]))
+        notice = (arguments[4 : 4 + length].decode(), struct.unpack(">i", arguments[-4:])[0])
+        if notice not in heard.notices:
+            heard.news = time.monotonic()
+        heard.notices.append(notice)
         return (PROG_UNAVAIL if len(heard.notices) <= how.refuse else SUCCESS), b""
 
 

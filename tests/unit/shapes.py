@@ -8,6 +8,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_interface
 from pathlib import Path
 
 from nlmfo.config import Config, Consistency, EndGrace, Export, Isolation, Notifier, Partition, Service
+from nlmfo.failover.keeper import Place
 from nlmfo.failover.observe import Observed
 from nlmfo.ownership.record import OwnerRecord, Standing, boot_id
 
@@ -56,6 +57,18 @@ def service(
         settle=1.0,
         retry_for=604_800,
         forget_after=0,
+    )
+
+
+def place(home: Path) -> Place:
+    """Everything that stays on the node, below ``home``."""
+    return Place(
+        spool=home / "spool",
+        statd=home / "statd/sm",
+        records=home / "records",
+        callout=home / "callout.conf",
+        progress=home / "progress.json",
+        wake=home / "wake",
     )
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from nlmfo.config import Consistency, Isolation, Service
 from nlmfo.errors import Refused
-from nlmfo.failover.keeper import Keeper, Place
+from nlmfo.failover.keeper import Keeper
 from nlmfo.host.view import StatdUser
 from nlmfo.kernel.sockdiag import Connection
 from nlmfo.records import Store, directory_name
@@ -34,7 +34,7 @@ def service(tmp_path: Path) -> Service:
 
 
 def keeper_of(service: Service, tmp_path: Path) -> Keeper:
-    place = Place(tmp_path / "spool", tmp_path / "statd/sm", tmp_path / "records")
+    place = shapes.place(tmp_path)
     for directory in (place.spool, place.statd):
         directory.mkdir(parents=True, exist_ok=True)
     keeper = Keeper(service, place)

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``nlmfo keep``: looks after a service for as long as it is served here. One process for each service.
+
+It begins to work once the callout is told to put clients on record here, and stands still while a release has their
+records frozen. From then on:
+
+- every few seconds it keeps the records in order (nlmfo.failover.keeper), notes the locks that are held and the
+  connections that clients have, for the next owner after a crash, and asks whether this node still owns the service;
+- while clients are owed a notice it sends them (nlmfo.failover.notices), compares the locks of before with those that
+  are held again, and ends grace when it may (nlmfo.failover.grace).
+
+A takeover that was killed after the address came up needs nobody for that: whoever has a record is told. The run that
+started it wakes it through a socket; a wake-up that is missed costs a moment, because it looks by itself as well.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import sys
+import time
+from pathlib import Path
+
+from nlmfo.config import Config, Service
+from nlmfo.errors import NlmfoError
+from nlmfo.failover import progress, standdown
+from nlmfo.failover.keeper import Keeper, Place
+from nlmfo.failover.notices import Notices
+from nlmfo.failover.progress import Progress
+from nlmfo.failover.reclaims import Reclaims, held_now
+from nlmfo.failover.senders import sender_of
+from nlmfo.host import daemons
+from nlmfo.host.node import Node
+from nlmfo.kernel import grace, sockdiag
+from nlmfo.ownership.record import OwnerRecord
+from nlmfo.records import callout_addresses
+from nlmfo.records.connections import write_connections
+from nlmfo.records.locks import LockSnapshot, read_locks, write_locks
+
+#: Seconds between two rounds of what is not urgent: the longest that a snapshot can lag behind, but for its writing.
+INTERVAL = 5.0
+#: Seconds between two looks while clients come back, and while any is owed a notice that does not answer.
+BUSY, PATIENT = 0.1, 1.0
+#: What a run says to have it look at once, and that everything answers by now for the generation that it names.
+READY = b"ready "
+
+
+class Keep:
+    """The work of one process, round by round."""
+
+    def __init__(self, config: Config, service: Service) -> None:
+        self.config = config
+        self.service = service
+        self.place = Place.of(service)
+        self.keeper = Keeper(service, self.place)
+        self.notices = Notices(self.keeper, sender_of(service))
+        self.wake = _wake_socket(self.place)
+        self._reclaims: Reclaims | None = None
+        self._next_round = 0.0
+        self._said = ""
+        self._ready = 0
+        self._published: Progress | None = None
+        self._noted: object = None
+
+    def run(self) -> OwnerRecord:
+        """Until another node owns the service; its record."""
+        while True:
+            pause, problem = PATIENT, ""
+            try:
+                frozen = self._frozen()
+                if frozen is not None:
+                    round_is_due = time.monotonic() >= self._next_round
+                    if round_is_due:
+                        self._next_round = time.monotonic() + INTERVAL
+                        successor = standdown.successor(self.config, self.service)
+                        if successor is not None:
+                            standdown.stand_down(self.service)
+                            return successor
+                    if frozen:
+                        self._noted = None
+                    else:
+                        pause, problem = self._look(whole=round_is_due)
+            except (NlmfoError, OSError) as error:
+                problem = str(error)
+            self._say(problem)
+            self._wait(pause)
+
+    def _look(self, *, whole: bool) -> tuple[float, str]:
+        """One look at everything that is urgent, or really at everything; seconds until the next, and what is wrong."""
+        connections = sockdiag.established()
+        seen = {(connection.local, str(connection.remote)) for connection in connections} | self.keeper.asking()
+        in_grace = grace.on()
+        self.notices.sweep(seen, in_grace=in_grace, ready=self._everything_answers())
+        in_grace = self._see_reclaims(in_grace=in_grace)
+        if whole:
+            self.keeper.keep(connections)
+            if not in_grace:  # until then the locks of before are what the next owner has to know of
+                self._note(connections)
+        if in_grace or not self.notices.told:
+            return BUSY, self.notices.problem
+        return PATIENT if self.notices.owes_anybody else INTERVAL, self.notices.problem
+
+    def _see_reclaims(self, *, in_grace: bool) -> bool:
+        """Compare, end grace if it may end, and publish; whether grace is on still."""
+        number, standings = self.notices.number, self.notices.standings()
+        if self._reclaims is None or self._reclaims.number != number:
+            # What another server noted under its own number says nothing about the one before us.
+            before = read_locks(self.service.state, number - 2)
+            self._reclaims = Reclaims(self.service, number, before, complete=self.keeper.shared.complete())
+        still = self._reclaims.look(standings, in_grace=in_grace)
+        if in_grace and not still and self._reclaims.all_back:
+            self.notices.let_go_of_the_answered("it answered, and every lock is held again without it")
+            standings = self.notices.standings()
+        found = self._reclaims.progress(standings, told=self.notices.told, in_grace=still, problem=self.notices.problem)
+        if found != self._published:
+            progress.write(self.place.progress, found)
+            self._published = found
+        return still
+
+    def _frozen(self) -> bool | None:
+        """Whether a release has the records frozen; None while no client is put on record here at all.
+
+        Until then another node may serve, and the records be its own.
+        """
+        found = callout_addresses(self.place.callout)
+        ours = [found.get(address.ip) for address in self.service.addresses]
+        return None if None in ours else any(ours)
+
+    def _everything_answers(self) -> bool:
+        """Whether who is told now can reclaim: asked once for each generation, unless a run has seen to it already.
+
+        The number is read before the daemons are asked: a generation begins while they are down.
+        """
+        number = self.keeper.shared.state_number()
+        if self._ready != number:
+            wanted, here = daemons.programs(self.service), Node(self.service.name)
+            if not all(daemons.answer(here, wanted, address.ip) for address in self.service.addresses):
+                return False
+            self._ready = number
+        return True
+
+    def _note(self, connections: tuple[sockdiag.Connection, ...]) -> None:
+        """The locks and connections there are, for the next owner, if they are not what was noted last."""
+        ours = {address.ip for address in self.service.addresses}
+        found = (sorted(held_now(self.service)), {each for each in connections if each.local in ours})
+        if found != self._noted:
+            locks = LockSnapshot(self.notices.number, time.time(), exact=False, locks=tuple(found[0]))
+            write_locks(self.service.state, locks)
+            write_connections(self.service.state, found[1])
+            self._noted = found
+
+    def _say(self, problem: str) -> None:
+        """What goes wrong is said when it begins, not each time."""
+        if problem != self._said:
+            print(problem or "all is in order again", file=sys.stderr, flush=True)
+            self._said = problem
+
+    def _wait(self, seconds: float) -> None:
+        if not select.select([self.wake], [], [], seconds)[0]:
+            return
+        word = self.wake.recv(64)
+        if word.startswith(READY):
+            self._ready = int(word.removeprefix(READY))
+
+
+def wake(path: Path, number: int) -> None:
+    """Have the keeper look at once: everything answers for the generation with that NSM state number."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        sender.setblocking(False)
+        try:
+            sender.sendto(READY + str(number).encode(), os.fspath(path))
+        except OSError:
+            return  # it looks by itself
+
+
+def _wake_socket(place: Place) -> socket.socket:
+    place.wake.unlink(missing_ok=True)
+    receiver = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    receiver.bind(os.fspath(place.wake))
+    place.wake.chmod(0o600)
+    return receiver

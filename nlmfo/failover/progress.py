@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How far the clients of a service have come since its takeover: written by its keeper, read by runs and by status.
+
+One file of JSON on the node, in memory, replaced at each change: whoever reads it never waits for shared storage.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nlmfo.records.ledger import Standing
+
+#: A file that is longer was not written by us.
+MAX_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A client that is not settled, for people to read."""
+
+    client: str
+    standing: Standing
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Locks:
+    """The locks of before, compared with those that are held now.
+
+    ``exact``: noted by a release, when nothing could change any more; else an estimate, from the last look before a
+    crash. ``missing`` is in words, the first of them only.
+    """
+
+    total: int
+    back: int
+    exact: bool
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """``state``: the NSM state number that clients are told; ``told``: everybody has been sent it once.
+
+    ``clients``: how many there are of each standing; ``waiting``: the first of those that are not settled.
+    ``in_grace``; ``grace_until``: when it ends by itself at the latest, in seconds since 1970, 0 when not known;
+    ``ended``: why it was ended before that. ``problem``: what keeps the notices from being sent.
+    """
+
+    state: int
+    told: bool
+    in_grace: bool
+    grace_until: float = 0.0
+    ended: str = ""
+    problem: str = ""
+    clients: Mapping[Standing, int] = field(default_factory=dict)
+    waiting: tuple[Waiting, ...] = ()
+    locks: Locks | None = None
+
+    def of(self, *standings: Standing) -> int:
+        """How many clients are of one of these."""
+        return sum(self.clients.get(standing, 0) for standing in standings)
+
+    @property
+    def everybody(self) -> int:
+        return sum(self.clients.values())
+
+
+def write(path: Path, progress: Progress) -> None:
+    """Replace the file. Raises OSError."""
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.write_text(json.dumps(asdict(progress)), encoding="ascii")
+    temporary.replace(path)
+
+
+def read(path: Path) -> Progress | None:
+    """What the keeper wrote last; None when there is nothing, or nothing that can be read."""
+    try:
+        with path.open("rb") as file:
+            return _progress(json.loads(file.read(MAX_BYTES)))
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _progress(found: dict[str, Any]) -> Progress:
+    locks = found["locks"]
+    return Progress(
+        **found
+        | {
+            "clients": {Standing(name): int(count) for name, count in found["clients"].items()},
+            "waiting": tuple(Waiting(w["client"], Standing(w["standing"]), w["detail"]) for w in found["waiting"]),
+            "locks": None if locks is None else Locks(**locks | {"missing": tuple(locks["missing"])}),
+        }
+    )

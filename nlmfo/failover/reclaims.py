@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What came back after a takeover: the locks of before, compared with those that are held, and the end of grace."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from nlmfo.child import in_child
+from nlmfo.config import Service
+from nlmfo.errors import NlmfoError
+from nlmfo.failover.accounting import READINGS, Account, gathered, held, in_words, named
+from nlmfo.failover.grace import Known, why_it_may_end
+from nlmfo.failover.progress import Locks, Progress, Waiting
+from nlmfo.host import partitions
+from nlmfo.kernel import grace, inodes, lockd_settings, locks
+from nlmfo.records.ledger import SETTLED, Entry
+from nlmfo.records.locks import HeldLock, LockSnapshot, read_locks, write_locks
+
+#: Readings of the lock table: that have to show a lock as held again, because one alone may show it twice; and that a
+#: release notes all locks from, because one alone may leave some out (see nlmfo.failover.accounting).
+COMPARED = 2
+#: Clients that are named in the progress, and seconds to find the names of files on which locks are missing.
+NAMED, PATHS = 50, 20.0
+
+
+class Reclaims:
+    """One generation of one service, from its takeover on. Runs where ``nlmfo keep`` does."""
+
+    def __init__(self, service: Service, number: int, before: LockSnapshot, *, complete: bool) -> None:
+        """``before``: the locks that the server before this one knew of; ``complete``: its records are all there."""
+        self.number = number
+        self._service = service
+        self._complete = complete
+        self._known = before.taken > 0
+        self._account = Account(before)
+        self._since = time.time()
+        self._may_since: float | None = None
+        self._ended = ""
+        self._words: tuple[str, ...] | None = None
+
+    def look(self, standings: Mapping[str, Entry], *, in_grace: bool) -> bool:
+        """Compare the locks while reclaims are granted, and end grace if it may end; whether it is on still."""
+        if in_grace and self._account.missing:
+            readings = [held_now(self._service) for _ in range(COMPARED)]
+            in_grace = grace.on()  # still: out of it a lock may be held by anybody
+            if in_grace:
+                self._account.update(*readings)
+        if not in_grace:
+            return False
+        why = self._why_it_may_end(standings)
+        if not why:
+            self._may_since = None
+            return True
+        self._may_since = self._may_since or time.monotonic()
+        # What /proc/locks cannot show, such as share reservations (NLM_SHARE), is reclaimed in the same breath.
+        if time.monotonic() - self._may_since < self._service.settle:
+            return True
+        grace.end()
+        self._ended = why
+        print(f"grace ended early: {why}", file=sys.stderr, flush=True)
+        return False
+
+    def progress(self, standings: Mapping[str, Entry], *, told: bool, in_grace: bool, problem: str) -> Progress:
+        """What there is to say, for whoever watches."""
+        waiting = [entry for entry in standings.values() if entry.standing not in SETTLED]
+        return Progress(
+            state=self.number,
+            told=told,
+            in_grace=in_grace,
+            grace_until=round(self._since + self._grace_seconds(), 1) if in_grace else 0.0,
+            ended=self._ended,
+            problem=problem,
+            clients=dict(Counter(entry.standing for entry in standings.values())),
+            waiting=tuple(Waiting(e.client, e.standing, e.detail) for e in waiting[:NAMED]),
+            locks=self._locks(in_grace=in_grace) if self._known else None,
+        )
+
+    @property
+    def all_back(self) -> bool:
+        """Whether every lock of an exact account is held again."""
+        return self._account.all_back
+
+    def _why_it_may_end(self, standings: Mapping[str, Entry]) -> str:
+        account = self._account
+        return why_it_may_end(
+            self._service,
+            Known(
+                standings=frozenset(entry.standing for entry in standings.values()),
+                locks=account.total if self._known else None,
+                exact=account.exact,
+                missing=len(account.missing),
+                complete=self._complete,
+            ),
+        )
+
+    def _locks(self, *, in_grace: bool) -> Locks:
+        account = self._account
+        if not account.missing:
+            return Locks(account.total, account.back, account.exact)
+        if self._words is None and not in_grace:
+            self._words = tuple(
+                in_words(account.missing, _paths(self._service, named(account.missing)), _where(self._service))
+            )
+        return Locks(account.total, account.back, account.exact, self._words or ())
+
+    def _grace_seconds(self) -> float:
+        """How long lockd's grace lasts at most, as it was set when it began."""
+        return float(self._service.grace or lockd_settings.next_grace())
+
+
+def held_now(service: Service) -> tuple[HeldLock, ...]:
+    """The locks that NFS clients hold on the service's partitions, by one reading of the kernel's table."""
+    devices = {partitions.lock_device(partition): partition.uuid for partition in service.partitions}
+    known = {device: uuid for device, uuid in devices.items() if device is not None}
+    return held(known, locks.held_by_clients(set(known)))
+
+
+def _where(service: Service) -> dict[str, Path]:
+    return {partition.uuid: partition.mountpoint for partition in service.partitions}
+
+
+def _paths(service: Service, missing: Iterable[HeldLock]) -> dict[tuple[str, int], Path]:
+    """The names of files, as far as they are found in time: for people, so nothing depends on it."""
+    where, wanted = _where(service), list(missing)
+
+    def look() -> dict[tuple[str, int], Path]:
+        return {
+            (uuid, inode): path
+            for uuid in where
+            for inode, path in inodes.paths(where[uuid], {lock.inode for lock in wanted if lock.uuid == uuid}).items()
+        }
+
+    with suppress(NlmfoError):
+        return in_child(f"service '{service.name}': looking for files", look, deadline=PATHS)
+    return {}
+
+
+def note(service: Service, number: int) -> LockSnapshot:
+    """Write down the locks that are held, once nothing can be added: what a release of generation ``number`` leaves.
+
+    One that was cut off may have noted them before, and dropped some: those count as well.
+    """
+    found = Counter(gathered([held_now(service) for _ in range(READINGS)]))
+    earlier = read_locks(service.state, number)
+    if earlier.exact:
+        found |= Counter(earlier.locks)
+    noted = LockSnapshot(number, time.time(), exact=True, locks=tuple(sorted(found.elements())))
+    write_locks(service.state, noted)
+    return noted
