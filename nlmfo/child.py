@@ -25,7 +25,7 @@ PATIENCE = 2.0
 #: What ends a run: the command line has handlers for them that raise KeyboardInterrupt.
 ENDING = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 #: A child that is forked while another's pipe is open for writing would keep that one from ever ending.
-_forking = threading.Lock()
+forking = threading.Lock()
 
 
 def in_child(what: str, function: Callable[[], T], *, deadline: float) -> T:
@@ -34,9 +34,9 @@ def in_child(what: str, function: Callable[[], T], *, deadline: float) -> T:
     ``what`` names the work in errors. After ``deadline`` seconds the child is killed and DeadlineExceeded raised: a
     child that hangs in a file system ends when it can, and nobody waits for it.
     """
-    with _forking:
+    with forking:
         reading, writing = os.pipe()
-        child, before = _fork()
+        child, before = fork()
         if child == 0:
             _live(function, reading, writing, before)
         os.close(writing)
@@ -44,20 +44,17 @@ def in_child(what: str, function: Callable[[], T], *, deadline: float) -> T:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         answer = _read_all(reading, deadline)
     except TimeoutError:
-        _end(child)
+        end(child)
         raise DeadlineExceeded(what, deadline) from None
     except BaseException:  # interrupted: what it still did would escape the rollback
-        _end(child)
+        end(child)
         raise
     finally:
         os.close(reading)
     os.waitpid(child, 0)
     if not answer:
         raise NlmfoError(f"{what}: the process that did it died")
-    good, value = pickle.loads(answer)
-    if not good:
-        raise value
-    return value  # type: ignore[no-any-return]
+    return raise_or_return(answer)  # type: ignore[no-any-return]
 
 
 class Helper:
@@ -68,9 +65,9 @@ class Helper:
 
     def __init__(self, what: str, work: Callable[[bytes], bytes]) -> None:
         self._what = what
-        with _forking:
+        with forking:
             self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            self._child, before = _fork()
+            self._child, before = fork()
             if self._child == 0:
                 _serve(work, theirs.fileno(), before)
             theirs.close()
@@ -102,13 +99,13 @@ class Helper:
         try:
             poll_until("its end", self._ended, Deadline(PATIENCE), interval=0.005)
         except DeadlineExceeded:
-            _end(self._child)
+            end(self._child)
 
     def _ended(self) -> bool:
         return os.waitpid(self._child, os.WNOHANG) != (0, 0)
 
 
-def _fork() -> tuple[int, set[int | signal.Signals]]:
+def fork() -> tuple[int, set[int | signal.Signals]]:
     """Fork, with the signals blocked that end a run; the mask that was before is for both to put back.
 
     An interruption in what Python runs at a fork (logging has hooks there) is printed and lost. In the child it would
@@ -123,15 +120,9 @@ def _fork() -> tuple[int, set[int | signal.Signals]]:
 
 
 def _serve(work: Callable[[bytes], bytes], descriptor: int, before: set[int | signal.Signals]) -> Never:
-    """The whole life of a helper. It holds nothing of its parent's but the socket: no lock, no pipe of a reader."""
+    """The whole life of a helper."""
     try:
-        for number in ENDING:
-            signal.signal(number, signal.SIG_IGN)  # it ends with its parent, who may have something to add
-        _forking.release()
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        os.dup2(descriptor, 3)
-        os.closerange(4, os.sysconf("SC_OPEN_MAX") if os.sysconf("SC_OPEN_MAX") > 0 else 65536)
-        with socket.socket(fileno=3) as parent:
+        with alone_with(descriptor, before) as parent:
             while request := parent.recv(1 << 17):
                 try:
                     parent.send(b"." + work(request))
@@ -141,24 +132,47 @@ def _serve(work: Callable[[bytes], bytes], descriptor: int, before: set[int | si
         os._exit(0)
 
 
+def alone_with(descriptor: int, before: set[int | signal.Signals]) -> socket.socket:
+    """Make of a forked child one that lives on: it holds nothing of its parent's but a socket, no lock, no pipe."""
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)  # it ends with its parent, who may have something to add
+    forking.release()
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    os.dup2(descriptor, 3)
+    os.closerange(4, os.sysconf("SC_OPEN_MAX") if os.sysconf("SC_OPEN_MAX") > 0 else 65536)
+    return socket.socket(fileno=3)
+
+
 def _live(function: Callable[[], Any], reading: int, writing: int, before: set[int | signal.Signals]) -> Never:
     """The forked child's whole life."""
     try:
-        _forking.release()  # it was born with it, and may have a child of its own
+        forking.release()  # it was born with it, and may have a child of its own
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         os.close(reading)
-        answer = pickle.dumps((True, function()))
-    except BaseException as error:  # whatever it is, the parent raises it
-        error.add_note("".join(traceback.format_tb(error.__traceback__)))
-        answer = pickle.dumps((False, _portable(error)))
-    try:
+        answer = outcome(function)
         while answer:
             answer = answer[os.write(writing, answer) :]
     finally:
         os._exit(0)
 
 
-def _end(child: int) -> None:
+def outcome(function: Callable[[], Any]) -> bytes:
+    """What came of a call, in a form that a pipe takes: ``raise_or_return`` does either."""
+    try:
+        return pickle.dumps((True, function()))
+    except BaseException as error:  # whatever it is, the parent raises it
+        error.add_note("".join(traceback.format_tb(error.__traceback__)))
+        return pickle.dumps((False, _portable(error)))
+
+
+def raise_or_return(answer: bytes) -> Any:
+    good, value = pickle.loads(answer)
+    if not good:
+        raise value
+    return value
+
+
+def end(child: int) -> None:
     """Kill it; wait for a moment only, because a child that hangs in the kernel ends when it can."""
     os.kill(child, signal.SIGKILL)
     with suppress(DeadlineExceeded):

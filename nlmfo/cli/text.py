@@ -196,6 +196,8 @@ def _trouble(state: ServiceStatus) -> str:
     trouble = _unfinished(state)
     if state.untold:
         trouble += "; WARNING: not every client was told to reclaim: run 'nlmfo takeover' here"
+    if state.unread:
+        trouble += "; WARNING: its records do not answer: see to the storage that they lie on"
     if state.stalled or state.waiting:
         why = plain(state.stalled or "on their way")
         trouble += f"; WARNING: {state.waiting} records are on this node only ({why})"

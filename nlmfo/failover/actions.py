@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from nlmfo.child import in_child
+from nlmfo.agent import Agent
 from nlmfo.config import Config, Partition, Service
 from nlmfo.deadline import Deadline
 from nlmfo.errors import NlmfoError, Refused
@@ -73,6 +73,7 @@ class Actions(ABC):
         self.keeper = keeper
         self.sink = sink
         self._connections: tuple[Remembered, ...] = ()
+        self._store = Agent(f"service '{service.name}': work in {service.state}", _nothing)
         self._does: dict[Action, Callable[[Step, Deadline], str]] = {
             Action.VERIFY_UNLOCKED: self._verify_unlocked,
             Action.COLLECT: self._collect,
@@ -100,6 +101,11 @@ class Actions(ABC):
     def prepare(self) -> None:
         """Load what the steps will need, while the service still runs: clients wait from the first step on."""
         addresses.load_library()
+        self._store.start()
+
+    def close(self) -> None:
+        """End what ``prepare`` began."""
+        self._store.close()
 
     def do(self, step: Step, limit: Deadline) -> str:
         return self._does[step.action](step, limit)
@@ -116,32 +122,19 @@ class Actions(ABC):
 
     def _note_connections(self) -> None:
         """Which connections clients have, for the next node: those whose list is lost come back some seconds later."""
-        ours = {address.ip for address in self.service.addresses}
-
-        def note() -> None:
-            with suppress(NlmfoError, OSError):
-                found = [each for each in sockdiag.established() if each.local in ours]
-                write_connections(self.service.state, found)
-
         with suppress(NlmfoError):
-            self.place.call(note)
+            self.place.call(partial(_note_connections, self.service))
 
     def _note_locks(self, _: Step, limit: Deadline) -> str:
         """What clients hold, for the next node to compare with: nothing can be added any more."""
-        noted = self._with_store(lambda: reclaims.note(self.service, self.keeper.shared.state_number()), limit)
+        noted = self._with_store(partial(reclaims.note, self.service, self.keeper.shared), limit)
         return f"{len(noted.locks)} locks"
 
     def _collect(self, _: Step, limit: Deadline) -> str:
         """Bring to shared storage what is on this node only: the callout has ended, nothing comes after this."""
 
-        def collect() -> int:
-            brought = self.keeper.keep(())
-            record = self._own_record()
-            if record is not None:
-                copy.write(self.service.state, replace(record, standing=Standing.RELEASED, since=time.time()))
-            return brought
-
-        return f"{self._with_store(collect, limit)} brought in"
+        brought = self._with_store(partial(_collected, self.keeper, self._own_record()), limit)
+        return f"{brought} brought in"
 
     def _unmount(self, step: Step, limit: Deadline) -> str:
         partitions.unmount(self._partition(step), deadline=min(partitions.UMOUNT, limit.remaining()))
@@ -203,30 +196,22 @@ class Actions(ABC):
         return partition.uuid
 
     def _open_records(self, _: Step, limit: Deadline) -> str:
-        user = view.statd_user()
-
-        def begin() -> tuple[int, int, str, tuple[Remembered, ...]]:
-            epoch = self._compare_with_copy()
-            state, told = self.keeper.begin(user, self.standpoint.known_state, self._copies(), force=self._force())
-            return epoch, state, told, read_connections(self.service.state, self.keeper.shared.addresses)
-
-        epoch, state, told, self._connections = self._with_store(begin, limit)
-        record = self._own_record()
-        if record is not None:
+        opened = self._with_store(
+            partial(
+                _opened,
+                self.keeper,
+                self.standpoint,
+                self._own_record(),
+                self._copies(),
+                has_registry=self.config.registry is not None,
+            ),
+            limit,
+        )
+        self._connections = opened.connections
+        if opened.record is not None:
             # Which generation of the records is the newest: an older copy of them will be known.
-            record = replace(record, state=state, epoch=max(epoch, record.epoch))
-            self.registry.update(record)
-            self._with_store(lambda: copy.write(self.service.state, record), limit)
-        return f"{len(self._with_store(self.keeper.owed, limit))} clients on record{told}, NSM state {state}"
-
-    def _compare_with_copy(self) -> int:
-        """The epoch to go by, after the copy of the owner record was heard as well."""
-        claimed = self._own_record()
-        found = copy.read(self.service.state)
-        if claimed is None or found is None:
-            return 0
-        copy.evidence(found, claimed, self.standpoint.word, has_registry=self.config.registry is not None)
-        return 0 if self.config.registry is not None else found.epoch + 1
+            self.registry.update(opened.record)
+        return f"{opened.clients} clients on record{opened.told}, NSM state {opened.state}"
 
     def _answer(self, _: Step, __: Deadline) -> str:
         wanted = daemons.programs(self.service)
@@ -290,16 +275,60 @@ class Actions(ABC):
         ours = record is not None and (record.node, record.boot_id) == (self.config.node, boot_id())
         return record if ours else None
 
-    def _force(self) -> bool:
-        return "stale-records" in self.standpoint.word.forced
-
     def _with_store(self, work: Callable[[], T], limit: Deadline | None = None) -> T:
         """Do something with the records, in a process that can be left behind when their storage hangs."""
         deadline = STORE if limit is None else min(STORE, limit.remaining())
-        return in_child(f"service '{self.service.name}': work in {self.service.state}", work, deadline=deadline)
+        return self._store.call(work, deadline=deadline)
 
     def _partition(self, step: Step) -> Partition:
         return next(p for p in self.service.partitions if p.mountpoint == Path(step.subject))
+
+
+def _nothing() -> None:
+    """What an agent enters that works on the node itself."""
+
+
+def _note_connections(service: Service) -> None:
+    ours = {address.ip for address in service.addresses}
+    with suppress(NlmfoError, OSError):
+        write_connections(service.state, [each for each in sockdiag.established() if each.local in ours])
+
+
+def _collected(keeper: Keeper, record: OwnerRecord | None) -> int:
+    """How many records were brought to the shared storage, and the owner record says there that we have let go."""
+    brought = keeper.keep(())
+    if record is not None:
+        copy.write(keeper.service.state, replace(record, standing=Standing.RELEASED, since=time.time()))
+    return brought
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """What was found when the records were opened. ``record``: the owner record as it is from now on."""
+
+    state: int
+    told: str
+    clients: int
+    record: OwnerRecord | None
+    connections: tuple[Remembered, ...]
+
+
+def _opened(
+    keeper: Keeper, standpoint: Standpoint, claimed: OwnerRecord | None, copies: Sequence[Path], *, has_registry: bool
+) -> _Opened:
+    """Begin a generation, after the copy of the owner record that lies beside the records was heard as well."""
+    service, epoch = keeper.service, 0
+    found = copy.read(service.state)
+    if claimed is not None and found is not None:
+        copy.evidence(found, claimed, standpoint.word, has_registry=has_registry)
+        epoch = 0 if has_registry else found.epoch + 1
+    forced = "stale-records" in standpoint.word.forced
+    state, told = keeper.begin(view.statd_user(), standpoint.known_state, copies, force=forced)
+    record = None if claimed is None else replace(claimed, state=state, epoch=max(epoch, claimed.epoch))
+    if record is not None:
+        copy.write(service.state, record)
+    connections = read_connections(service.state, keeper.shared.addresses)
+    return _Opened(state, told, len(keeper.owed()), record, connections)
 
 
 def callout_entries(keeper: Keeper, *, frozen: bool) -> list[CalloutEntry]:

@@ -146,9 +146,9 @@ class Keep:
         found = (sorted(held_now(self.service)), {each for each in connections if each.local in ours})
         if found != self._noted:
             locks = LockSnapshot(self.notices.number, time.time(), exact=False, locks=tuple(found[0]))
-            write_locks(self.service.state, locks)
             write_connections(self.service.state, found[1])
-            self._noted = found
+            if write_locks(self.service.state, locks):
+                self._noted = found
 
     def _say(self, problem: str) -> None:
         """What goes wrong is said when it begins, not each time."""

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from nlmfo.child import in_child
 from nlmfo.config import Config, Isolation, Service
 from nlmfo.errors import NlmfoError
@@ -34,7 +36,9 @@ def look(config: Config, service: Service, registry: Registry) -> Observed:
 def _in_namespaces(config: Config, service: Service, owner: OwnerRecord | None, mounted: frozenset[str]) -> Observed:
     namespaces = Namespaces(service.name)
     isolated = namespaces.exist() and namespaces.call(view.put_in_place_already)
+    callout = callout_addresses(view.on_node(namespaces, CALLOUT_CONFIG)) if isolated else {}
     threads, in_grace, exported = namespaces.call(_inside) if isolated else (0, False, frozenset())
+    told = _told(service) if threads > 0 and len(mounted) == len(service.partitions) else False
     return Observed(
         owner=owner,
         owned=owner is not None and owner.serves(config.node, boot_id()),
@@ -46,8 +50,10 @@ def _in_namespaces(config: Config, service: Service, owner: OwnerRecord | None, 
         in_grace=in_grace,
         exported=exported,
         addresses=frozenset(a.ip for a in service.addresses if isolated and addresses.is_up(namespaces, a.ip)),
-        told=threads > 0 and len(mounted) == len(service.partitions) and _told(service),
-        frozen=isolated and any(callout_addresses(view.on_node(namespaces, CALLOUT_CONFIG)).values()),
+        told=bool(told),
+        unread=_named({service.name: told}, None),
+        frozen=any(callout.values()),
+        attached=bool(callout),
         kept=isolated and daemons.keeper_runs(namespaces),
     )
 
@@ -58,6 +64,7 @@ def _on_node(config: Config, service: Service, owner: OwnerRecord | None, mounte
     attached = shared.mark(service.name).exists()
     paths = {export.path for export in service.exports}
     ours = {address.ip for address in service.addresses}
+    told = {service.name: _told(service) if attached else False} | {other.name: _told(other) for other in others}
     return Observed(
         owner=owner,
         owned=owner is not None and owner.serves(config.node, boot_id()),
@@ -69,23 +76,28 @@ def _on_node(config: Config, service: Service, owner: OwnerRecord | None, mounte
         in_grace=node.call(grace.on),
         exported=frozenset(str(path) for path in node_exports.table() & paths),
         addresses=frozenset(ip for ip in ours if node_addresses.is_up(ip)),
-        told=attached and _told(service),
+        told=bool(told[service.name]),
+        unread=_named(told, None),
         frozen=attached and any(frozen for ip, frozen in callout_addresses(CALLOUT_CONFIG).items() if ip in ours),
         kept=daemons.keeper_runs(node),
         attached=attached,
         neighbours=tuple(other.name for other in others),
-        untold=tuple(other.name for other in others if not _told(other)),
+        untold=_named({other.name: told[other.name] for other in others}, False),
         per_address=node_locks.grace_per_address(),
     )
 
 
-def _told(service: Service) -> bool:
-    """Whether the records say so in time; to tell everybody once more is harmless."""
+def _told(service: Service) -> bool | None:
+    """Whether the records say so; None when they do not answer, which must keep nobody from letting go."""
     store = Store(service.state, [address.ip for address in service.addresses])
     try:
         return in_child(f"service '{service.name}': reading {service.state}", store.told, deadline=READ)
     except (NlmfoError, OSError):
-        return False
+        return None
+
+
+def _named(answers: Mapping[str, bool | None], answer: bool | None) -> tuple[str, ...]:
+    return tuple(name for name, found in answers.items() if found is answer)
 
 
 def _inside() -> tuple[int, bool, frozenset[str]]:

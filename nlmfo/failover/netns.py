@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from nlmfo.config import Config, Service
 from nlmfo.deadline import Deadline
@@ -28,9 +29,17 @@ class NetnsActions(Actions):
     def __init__(
         self, config: Config, service: Service, registry: Registry, standpoint: Standpoint, sink: Sink
     ) -> None:
-        self.namespaces = Namespaces(service.name)
+        self.namespaces = Namespaces.with_agent(service.name)
         keeper = Keeper(service, Place.on_node(self.namespaces))
         super().__init__(config, service, registry, standpoint, self.namespaces, keeper, sink)
+
+    def prepare(self) -> None:
+        super().prepare()
+        self.namespaces.enter()
+
+    def close(self) -> None:
+        super().close()
+        self.namespaces.leave()
 
     def _own_ways(self) -> dict[Action, Callable[[Step, Deadline], str]]:
         return {
@@ -71,17 +80,17 @@ class NetnsActions(Actions):
         mountpoint, device = self._partition(step).mountpoint, partitions.lock_device(self._partition(step))
         if device is None:
             raise NlmfoError(f"{mountpoint} is not mounted any more", hint="see who unmounted it, and release again")
-        dropped = self.namespaces.call(
-            lambda: dropping.drop_of_filesystem(mountpoint, device), deadline=limit.remaining()
-        )
+        drop = partial(dropping.drop_of_filesystem, mountpoint, device)
+        dropped = self.namespaces.call(drop, deadline=limit.remaining())
         return f"{dropped.before} locks, by {dropped.way}"
 
     def _stop_nfsd(self, _: Step, limit: Deadline) -> str:
-        clients = self._with_store(self.keeper.on_record, limit)
-        daemons.stop_nfsd(self.namespaces, len(clients))
-        return f"{len(clients)} clients on record"
+        clients = len(self._with_store(self.keeper.on_record, limit))
+        daemons.stop_nfsd(self.namespaces, clients)
+        return f"{clients} clients on record"
 
     def _stop_daemons(self, _: Step, __: Deadline) -> str:
+        self.namespaces.leave()
         daemons.stop(self.namespaces)
         return ""
 
@@ -116,11 +125,11 @@ class NetnsActions(Actions):
 
     def _address_up(self, _: Step, __: Deadline) -> str:
         addresses.bring_up(self.namespaces, self.service.interface, self.service.addresses)
-        ended = self.namespaces.call(lambda: tickle(self._connections)) if self._connections else 0
+        ended = self.namespaces.call(partial(tickle, self._connections)) if self._connections else 0
         return f"announced; {ended} connections of before" if ended else "announced"
 
     def _thaw(self, _: Step, __: Deadline) -> str:
-        self._with_store(lambda: discard_locks(self.service.state))
+        self._with_store(partial(discard_locks, self.service.state))
         self._write_callout_config(frozen=False)
         return ""
 

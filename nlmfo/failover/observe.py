@@ -16,13 +16,14 @@ class Observed:
 
     ``owned``: the newest owner record says that this node, in this boot, serves; ``listed``: in this boot or another.
     ``isolated``: the service's own namespaces are there and whole; ``traces``: something of them is left.
-    ``attached``: the node's callout writes this service's records (host isolation).
+    ``attached``: the callout of the rpc.statd that runs here writes this service's records.
     ``threads`` and ``in_grace`` are those of the nfsd that serves it, in host isolation the node's.
     ``told``: everybody who was on record when this generation began has been sent a notice since.
     ``frozen``: the callout deletes nothing, because a release was under way.
     ``kept``: the process that keeps the records in order runs.
     ``neighbours``: the other services that share the nfsd; ``untold``: those of them whose clients have lost their
     locks to a restart of nfsd and have not been sent a notice since.
+    ``unread``: the services, this one and neighbours, whose records do not answer: nothing is known of their clients.
     ``per_address``: the kernel can give a single address its grace (the interface proposed in 2006).
     """
 
@@ -43,6 +44,7 @@ class Observed:
     untold: tuple[str, ...] = ()
     listed: bool = False
     per_address: bool = False
+    unread: tuple[str, ...] = ()
 
     def anything(self) -> bool:
         """Whether anything of the service is left on this node."""

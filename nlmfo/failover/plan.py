@@ -233,8 +233,9 @@ def _to_tell(service: Service, seen: Observed) -> Iterator[Step]:
 
 def _out_of_namespaces(service: Service, seen: Observed) -> Iterator[Step]:
     mounted = _mounted(service, seen)
-    if seen.isolated:
+    if seen.attached:
         yield Step(Action.FREEZE, str(service.state))
+    if seen.isolated:
         yield Step(Action.ADDRESS_DOWN, _addresses(service))
         yield Step(Action.UNEXPORT, _exports(service))
         if seen.threads:
@@ -244,6 +245,8 @@ def _out_of_namespaces(service: Service, seen: Observed) -> Iterator[Step]:
     yield from _each(Action.VERIFY_UNLOCKED, mounted)
     if seen.isolated:
         yield Step(Action.STOP_DAEMONS, "")
+    if seen.attached:
+        # Not before: without it the records are another node's, or not even mounted.
         yield Step(Action.COLLECT, str(service.state))
     if seen.isolated or seen.traces:
         yield Step(Action.UNISOLATE, "")

@@ -18,14 +18,17 @@ from nlmfo.failover.grace import Known, why_it_may_end
 from nlmfo.failover.progress import Locks, Progress, Waiting
 from nlmfo.host import partitions
 from nlmfo.kernel import grace, inodes, lockd_settings, locks
+from nlmfo.records import Store
 from nlmfo.records.ledger import SETTLED, Entry
-from nlmfo.records.locks import HeldLock, LockSnapshot, read_locks, write_locks
+from nlmfo.records.locks import HeldLock, LockSnapshot, write_locks
 
 #: Readings of the lock table: that have to show a lock as held again, because one alone may show it twice; and that a
 #: release notes all locks from, because one alone may leave some out (see nlmfo.failover.accounting).
-COMPARED = 2
-#: Clients that are named in the progress, and seconds to find the names of files on which locks are missing.
-NAMED, PATHS = 50, 20.0
+COMPARED = 3
+#: Clients that are named in the progress.
+NAMED = 50
+#: Seconds without another lock coming back, after which those that are missing are named, and to find their files.
+STILL, PATHS = 3.0, 20.0
 
 
 class Reclaims:
@@ -40,18 +43,23 @@ class Reclaims:
         self._account = Account(before)
         self._since = time.time()
         self._may_since: float | None = None
+        self._back, self._back_since = -1, 0.0
+        self._over = False
         self._ended = ""
-        self._words: tuple[str, ...] | None = None
+        self._words: tuple[tuple[HeldLock, ...], tuple[str, ...]] = ((), ())
 
     def look(self, standings: Mapping[str, Entry], *, in_grace: bool) -> bool:
         """Compare the locks while reclaims are granted, and end grace if it may end; whether it is on still."""
-        if in_grace and self._account.missing:
+        # A second grace, as after a restart of nfsd by hand, is not ours to judge: the locks went once more.
+        self._over = self._over or not in_grace
+        if self._over:
+            return in_grace
+        if self._account.missing:
             readings = [held_now(self._service) for _ in range(COMPARED)]
             in_grace = grace.on()  # still: out of it a lock may be held by anybody
-            if in_grace:
-                self._account.update(*readings)
-        if not in_grace:
-            return False
+            if not in_grace:
+                return False
+            self._account.update(*readings)
         why = self._why_it_may_end(standings)
         if not why:
             self._may_since = None
@@ -66,7 +74,10 @@ class Reclaims:
         return False
 
     def progress(self, standings: Mapping[str, Entry], *, told: bool, in_grace: bool, problem: str) -> Progress:
-        """What there is to say, for whoever watches."""
+        """What there is to say, for whoever watches. Missing locks are named once no more have come for a while."""
+        if self._back != self._account.back:
+            self._back, self._back_since = self._account.back, time.monotonic()
+        quiet = told and time.monotonic() - self._back_since >= STILL
         waiting = [entry for entry in standings.values() if entry.standing not in SETTLED]
         return Progress(
             state=self.number,
@@ -77,7 +88,7 @@ class Reclaims:
             problem=problem,
             clients=dict(Counter(entry.standing for entry in standings.values())),
             waiting=tuple(Waiting(e.client, e.standing, e.detail) for e in waiting[:NAMED]),
-            locks=self._locks(in_grace=in_grace) if self._known else None,
+            locks=self._locks(name=quiet) if self._known else None,
         )
 
     @property
@@ -98,15 +109,13 @@ class Reclaims:
             ),
         )
 
-    def _locks(self, *, in_grace: bool) -> Locks:
+    def _locks(self, *, name: bool) -> Locks:
         account = self._account
-        if not account.missing:
-            return Locks(account.total, account.back, account.exact)
-        if self._words is None and not in_grace:
-            self._words = tuple(
-                in_words(account.missing, _paths(self._service, named(account.missing)), _where(self._service))
-            )
-        return Locks(account.total, account.back, account.exact, self._words or ())
+        missing = tuple(account.missing)
+        if name and self._words[0] != missing:
+            paths = _paths(self._service, named(missing))
+            self._words = missing, tuple(in_words(missing, paths, _where(self._service)))
+        return Locks(account.total, account.back, account.exact, self._words[1] if name else ())
 
     def _grace_seconds(self) -> float:
         """How long lockd's grace lasts at most, as it was set when it began."""
@@ -140,15 +149,12 @@ def _paths(service: Service, missing: Iterable[HeldLock]) -> dict[tuple[str, int
     return {}
 
 
-def note(service: Service, number: int) -> LockSnapshot:
-    """Write down the locks that are held, once nothing can be added: what a release of generation ``number`` leaves.
+def note(service: Service, store: Store) -> LockSnapshot:
+    """Write down the locks that are held, once nothing can be added: what a release leaves for the next owner.
 
-    One that was cut off may have noted them before, and dropped some: those count as well.
+    What a release noted that was cut off stays noted (write_locks).
     """
-    found = Counter(gathered([held_now(service) for _ in range(READINGS)]))
-    earlier = read_locks(service.state, number)
-    if earlier.exact:
-        found |= Counter(earlier.locks)
-    noted = LockSnapshot(number, time.time(), exact=True, locks=tuple(sorted(found.elements())))
+    found = gathered([held_now(service) for _ in range(READINGS)])
+    noted = LockSnapshot(store.state_number(), time.time(), exact=True, locks=found)
     write_locks(service.state, noted)
     return noted

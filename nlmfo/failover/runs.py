@@ -11,7 +11,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -164,6 +164,7 @@ def _takeover(config: Config, service: Service, word: Word, sink: Sink, wait: fl
     registry = registry_of(config)
     seen = look(config, service, registry)
     _refuse_if_superseded(config, service, seen)
+    _stop_if_unread(service, seen)
     first, steps = plan.takeover(service, seen)
     if not first and not steps:
         _close_earlier(config, service, seen, Outcome.SERVED, sink)
@@ -171,8 +172,10 @@ def _takeover(config: Config, service: Service, word: Word, sink: Sink, wait: fl
     claims = _claims(steps)
     found = _prove(config, service, seen, word, patient=wait > 0) if claims else None
     _refuse_if_unfit(config, service, seen, word, steps)
-    with _journal(config, service, Verb.TAKEOVER, seen, sink, word) as log:
-        hands = hands_of(config, service, registry, Standpoint(word), log)
+    with (
+        _journal(config, service, Verb.TAKEOVER, seen, sink, word) as log,
+        closing(hands_of(config, service, registry, Standpoint(word), log)) as hands,
+    ):
         log(Planned((*first, *steps)))
         if first:
             log(CleaningUp(service.name))
@@ -214,8 +217,10 @@ def _release(config: Config, service: Service, verb: Verb, sink: Sink) -> None:
     seen = look(config, service, registry)
     _refuse_if_nothing(service, seen)
     _refuse_if_superseded(config, service, seen)
-    with _journal(config, service, verb, seen, sink, Word()) as log:
-        hands = hands_of(config, service, registry, Standpoint(), log)
+    with (
+        _journal(config, service, verb, seen, sink, Word()) as log,
+        closing(hands_of(config, service, registry, Standpoint(), log)) as hands,
+    ):
         steps = (*plan.release(service, seen), *plan.amends(seen))
         log(Planned(steps))
         _execute_or_leave(service, steps, hands, log)
@@ -302,6 +307,15 @@ def _refuse_if_unfit(config: Config, service: Service, seen: Observed, word: Wor
     if not seen.per_address and not config.restart_nfsd:
         raise no_way_into_grace(service)
     node_server.refuse_if_unfit(node_server.unfit(own_mounts.v3_clients(), service.versions), word.forced)
+
+
+def _stop_if_unread(service: Service, seen: Observed) -> None:
+    """A service whose storage is slow is not taken down for that, and those of others are not restarted."""
+    if seen.unread and (seen.serves(service) or seen.unread != (service.name,)):
+        raise NlmfoError(
+            f"the records of {', '.join(seen.unread)} do not answer: nobody can tell whether their clients were told",
+            hint="see to the storage that they lie on, then try again",
+        )
 
 
 def _refuse_if_superseded(config: Config, service: Service, seen: Observed) -> None:

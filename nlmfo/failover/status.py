@@ -25,7 +25,8 @@ class ServiceStatus:
 
     ``waiting``: records that are on this node only, because the shared storage did not take them; ``stalled`` says
     why. ``refused``: clients that could not be put on record, because their names cannot be a file's.
-    ``untold``: clients of the server before this one have not been sent their notices. ``unfinished``: the run on this
+    ``untold``: clients of the server before this one have not been sent their notices; ``unread``: the records
+    do not answer, so nobody knows. ``unfinished``: the run on this
     node that has not come to its end, and how far it came. ``superseded``: another node owns it, and this one still
     has it mounted.
     """
@@ -39,6 +40,7 @@ class ServiceStatus:
     stalled: str | None = None
     refused: int = 0
     untold: bool = False
+    unread: bool = False
     unfinished: str | None = None
     superseded: bool = False
 
@@ -61,7 +63,8 @@ def of_service(config: Config, service: Service) -> ServiceStatus:
         here,
         in_grace=here != "no" and seen.in_grace,
         problem=None,
-        untold=here == "serving" and not seen.told,
+        untold=here == "serving" and not seen.told and not seen.unread,
+        unread=bool(seen.unread),
         superseded=seen.superseded(config.node),
         unfinished=None if past is None or past.finished else f"{past.verb}, {past.last}".rstrip(", "),
     )

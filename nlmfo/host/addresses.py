@@ -16,6 +16,7 @@ import socket
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from pathlib import Path
 
@@ -81,11 +82,11 @@ def bring_up(namespaces: Namespaces, interface: str, addresses: Iterable[Interfa
     """
     wanted = tuple(addresses)
     routes = _routes(interface)
-    namespaces.call(lambda: _configure(wanted, routes))
+    namespaces.call(partial(_configure, wanted, routes))
     for address in wanted:
         if not is_up(namespaces, address.ip):
             raise AddressError(f"address {address} did not come up on {LINK} of '{namespaces.service}'")
-    namespaces.call(lambda: announce(wanted))
+    namespaces.call(partial(announce, wanted))
 
 
 def take_down(namespaces: Namespaces) -> None:

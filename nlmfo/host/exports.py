@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+from functools import partial
 from pathlib import Path
 
 from nlmfo.config import Export, Service
@@ -87,7 +88,7 @@ def unload(namespaces: Namespaces) -> None:
 
 def table(namespaces: Surroundings) -> set[Path]:
     """The paths that are exported now."""
-    return parse(namespaces.call(lambda: ETAB.read_text(encoding="utf-8", errors="surrogateescape")))
+    return parse(namespaces.call(partial(ETAB.read_text, encoding="utf-8", errors="surrogateescape")))
 
 
 def parse(etab: str) -> set[Path]:

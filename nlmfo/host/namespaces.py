@@ -18,10 +18,12 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
+from nlmfo.agent import Agent
 from nlmfo.child import in_child
 from nlmfo.host import mounts
 from nlmfo.kernel import syscalls
@@ -37,9 +39,19 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Namespaces:
-    """The namespaces of one service, whether they exist or not."""
+    """The namespaces of one service, whether they exist or not.
+
+    With an ``agent``, calls are made by one child that stays inside, until they are destroyed or it is closed.
+    """
 
     service: str
+    agent: Agent | None = field(default=None, compare=False)
+
+    @classmethod
+    def with_agent(cls, service: str) -> Self:
+        """For whoever calls often while somebody waits."""
+        there = cls(service)
+        return cls(service, Agent(f"work inside the namespaces of '{service}'", partial(_enter, there)))
 
     @property
     def directory(self) -> Path:
@@ -83,6 +95,7 @@ class Namespaces:
 
     def destroy(self) -> None:
         """Unpin them. With the last process and socket gone, the kernel takes them down."""
+        self.leave()
         for pin in (self.mnt, self.uts, self.net):
             if mounts.at(pin):
                 syscalls.umount(pin)
@@ -103,6 +116,9 @@ class Namespaces:
         function is raised here.
         """
 
+        if self.agent is not None:
+            return self.agent.call(function, deadline=deadline)
+
         def inside() -> T:
             _enter(self)
             return function()
@@ -122,6 +138,16 @@ class Namespaces:
                 yield
             finally:
                 syscalls.setns(home.fileno(), syscalls.CLONE_NEWNET)
+
+    def enter(self) -> None:
+        """Have the agent there before it is needed, if they exist."""
+        if self.agent is not None and self.exist():
+            self.agent.start()
+
+    def leave(self) -> None:
+        """End the agent: it holds what it has entered."""
+        if self.agent is not None:
+            self.agent.close()
 
     def processes(self) -> list[int]:
         """Every process that runs in the service's network or mount namespace."""

@@ -16,9 +16,9 @@ repeated ACK and lives on. So it may be sent to everybody, and more than once:
 - A client answers for each connection once in 500 ms (net.ipv4.tcp_invalid_ratelimit, since Linux 4.0; see
   tcp_oow_rate_limited in net/ipv4/tcp_input.c): send again after a second, not sooner.
 - Four ACKs for each connection, because nobody here knows its numbers. A client with a firewall that drops what is
-  "invalid" hears only the one that looks old, in sequence and in acknowledgement (since Linux 6.2, before that none;
-  see tcp_in_window in net/netfilter/nf_conntrack_proto_tcp.c); and of two that are 2 GiB apart, one at least is
-  outside any window. A client without one answers the first.
+  "invalid" hears only the one that looks old, in sequence and in acknowledgement (since 6e250dcbff1d, Linux 6.1; before
+  that none); and of two that are 2 GiB apart, one at least is outside any window. A client without one answers the
+  first.
 - Not where connections are tracked (a firewall on the node, in host isolation). conntrack would take the ACK for a
   connection that the server opened; when that is reset, the client's next one from the same port, and NFS clients keep
   theirs, is "invalid" for 10 s: none of 40 could come back (seen on 6.18). The client's own time is the better one.
@@ -43,7 +43,7 @@ from nlmfo.records.connections import Ends
 Address = IPv4Address | IPv6Address
 OpenSocket = Callable[[int, int, int], socket.socket]
 
-#: So many connections at once, and then a pause, in seconds: 5000 of them in a second are 20000 packets, 800 kB.
+#: So many connections at once, and then a pause, in seconds: at most 5000 in a second, which are 20000 packets, 800 kB.
 BURST = 50
 PAUSE = 0.01
 #: Bytes. What waits for a neighbour's hardware address (3 s if he is gone) is held against its socket.

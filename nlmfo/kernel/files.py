@@ -22,10 +22,13 @@ READ = 1 << 16
 
 
 class ControlFiles(Protocol):
-    """The four things that can be done with control files. All raise OSError with the kernel's errno."""
+    """The five things that can be done with control files. All raise OSError with the kernel's errno."""
 
     def read(self, file: Path) -> bytes:
         """The whole content, from a fresh descriptor that nothing was written to."""
+
+    def pieces(self, file: Path, first: int) -> tuple[bytes, ...]:
+        """The same, as each read(2) gave it; the first asks for ``first`` bytes only, so the others begin elsewhere."""
 
     def write(self, file: Path, data: bytes) -> None:
         """One write(2) of all of ``data`` on a fresh descriptor: the kernel answers EBUSY to a second one."""
@@ -46,6 +49,10 @@ class ProcFiles:
     def read(self, file: Path) -> bytes:
         with _open(self._place(file), os.O_RDONLY) as descriptor:
             return _read_all(descriptor)
+
+    def pieces(self, file: Path, first: int) -> tuple[bytes, ...]:
+        with _open(self._place(file), os.O_RDONLY) as descriptor:
+            return (os.read(descriptor, first), *iter(lambda: os.read(descriptor, READ), b""))
 
     def write(self, file: Path, data: bytes) -> None:
         with _open(self._place(file), os.O_WRONLY) as descriptor:

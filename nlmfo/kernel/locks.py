@@ -4,13 +4,20 @@
 Lines look like ``1: POSIX  ADVISORY  WRITE 214 62:00:13 100 199``: kind, mode, type, process id of the holder,
 MAJOR:MINOR (hexadecimal) and inode, first and last byte (or EOF). NLM locks belong to the lockd kernel thread.
 A line with ``->`` is a waiter, not a lock. Locks are invisible outside the first process-id namespace.
+
+**A reading is not of one moment.** Each read(2) gives one page, and the next goes on by the position in the list
+(locks_start in fs/locks.c). When anybody locks or unlocks in between, on whatever file, locks that are held all the
+time are left out, or come twice. So the pages begin elsewhere in each reading, and what matters is read several times
+(see nlmfo.failover.accounting). On Linux 6.18, with a neighbour that does nothing else, one lock was left out of half
+of all readings where pages always began at the same place, and of one in a hundred where they did not.
 """
 
 from __future__ import annotations
 
 import os
+import random
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +30,8 @@ TABLE = Path("/proc/locks")
 KTHREADD = Path("/proc/2/comm")
 #: The last byte of a lock that reaches to the end of the file.
 EOF = -1
+#: Bytes that one read(2) gives at most, on most machines.
+PAGE = 4096
 #: Files to name in an error; the rest are counted.
 NAMED = 10
 _LINE = re.compile(
@@ -55,7 +64,27 @@ def table(*, files: ControlFiles = PROC) -> tuple[Lock, ...]:
 
 def held_by_clients(devices: set[str], *, files: ControlFiles = PROC) -> tuple[Lock, ...]:
     """The locks on ``devices`` that belong to the lockd kernel thread, so to NFSv3 clients."""
-    return tuple(lock for lock in table(files=files) if lock.device in devices and _is_lockd(lock.pid, files))
+    found = _on(devices, files.pieces(TABLE, random.randrange(1, PAGE)))
+    lockd = {pid for pid in {lock.pid for lock in found} if _is_lockd(pid, files)}
+    return tuple(lock for lock in found if lock.pid in lockd)
+
+
+def _on(devices: set[str], pieces: Iterable[bytes]) -> list[Lock]:
+    """The locks on ``devices``. What begins a page as the one before ended is there once: the list has moved."""
+    found: list[Lock] = []
+    rest = b""
+    for piece in pieces:
+        lines, _, after = (rest + piece).rpartition(b"\n")
+        here = [lock for lock in parse(lines.decode("ascii")) if lock.device in devices]
+        found += here if rest else here[_repeated(found, here) :]
+        rest = after
+    return found
+
+
+def _repeated(before: Sequence[Lock], here: Sequence[Lock]) -> int:
+    """How many locks at the beginning of ``here`` are those that ``before`` ends with."""
+    most = min(len(before), len(here))
+    return next((n for n in range(most, 0, -1) if before[-n:] == here[:n]), 0)
 
 
 def shows_all(*, files: ControlFiles = PROC) -> bool:

@@ -232,6 +232,10 @@ class FakeKernel:
         with self.open(file) as descriptor:
             return descriptor.read()
 
+    def pieces(self, file: Path, first: int) -> tuple[bytes, ...]:
+        content = self.read(file)
+        return content[:first], content[first:]
+
     def write(self, file: Path, data: bytes) -> None:
         with self.open(file) as descriptor:
             descriptor.write(data)

@@ -27,6 +27,8 @@ _SO_RCVBUFFORCE = 33  # asm-generic/socket.h: past net.core.rmem_max, for root
 
 #: Turns one correct reply into what the host sends instead: nothing, one or several datagrams.
 Mangle = Callable[[bytes], list[bytes]]
+#: Turns one correct record (RFC 5531, section 11) into the bytes that go out over TCP instead.
+Stream = Callable[[bytes], bytes]
 _Info = tuple[int, int, bytes]  # one control message
 _Caller = tuple[str, int]
 _Target = tuple[int, int, int]  # program, version, procedure
@@ -44,6 +46,9 @@ class Behaviour:
     mangle: Mangle | None = None
     forged_from: str | None = None  # UDP answers come from this address instead
     also_forged_from: str | None = None  # a wrong answer comes from there, before the right one
+    stream: Stream | None = None  # what goes out over TCP instead
+    stream_of: tuple[str, ...] = ("rpcbind", "statd")  # and from which of them
+    drip: float = 0.0  # seconds between two bytes of what goes out over TCP
 
 
 @dataclass
@@ -70,8 +75,10 @@ class FakeClients:
         loss: float = 0.0,
         seed: int = 1,
         rpcbind_port: int = 0,
+        open_socket: Callable[[int, int], socket.socket] = socket.socket,
     ) -> None:
         """``rpcbind_port`` 0 is any that is free; 111 can be had in a network namespace of one's own."""
+        self._open_socket = open_socket
         self.heard: dict[str, Heard] = defaultdict(Heard)
         self._behaviours = behaviours or {}
         self._default = default or Behaviour()
@@ -121,7 +128,7 @@ class FakeClients:
         raise AssertionError("no port is free for both UDP and TCP")
 
     def _bindable(self, kind: socket.SocketKind) -> socket.socket:
-        sock = socket.socket(self._family, kind)
+        sock = self._open_socket(self._family, kind)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo")
         if self._family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -198,8 +205,14 @@ class FakeClients:
         while (message := self._next_record(sock)) is not None:
             how = self._behaviours.get(host, self._default)
             for reply in self._answers(service, host, how, message, (caller, "tcp")):
+                record = struct.pack(">I", 0x8000_0000 | len(reply)) + reply
+                if how.stream and service in how.stream_of:
+                    record = how.stream(record)
+                if how.drip:
+                    threading.Thread(target=_drip, args=(sock.dup(), record, how.drip), daemon=True).start()
+                    continue
                 with contextlib.suppress(OSError):
-                    sock.sendall(struct.pack(">I", 0x8000_0000 | len(reply)) + reply)
+                    sock.sendall(record)
 
     def _next_record(self, sock: socket.socket) -> bytes | None:
         unread = self._unread[sock]
@@ -267,6 +280,14 @@ class FakeClients:
 def accepted(xid: int, status: int, results: bytes = b"") -> bytes:
     """REPLY, MSG_ACCEPTED, verifier AUTH_NULL of no bytes, status."""
     return struct.pack(">6I", xid, 1, 0, 0, 0, status) + results
+
+
+def _drip(sock: socket.socket, record: bytes, seconds: float) -> None:
+    """Send one byte, wait, send the next, until the other side has had enough."""
+    with sock, contextlib.suppress(OSError):
+        for number in range(len(record)):
+            sock.sendall(record[number : number + 1])
+            time.sleep(seconds)
 
 
 def _come_from(packet_info: bytes, address: str) -> bytes:

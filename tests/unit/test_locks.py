@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nlmfo.kernel import locks
+from nlmfo.kernel.files import PROC
 from nlmfo.kernel.locks import EOF, Lock, parse, table
 
 #: As Linux 6.1 and 6.12 write it (fs/locks.c, lock_get_status).
@@ -129,3 +130,36 @@ def test_the_kernel_thread_is_known_by_its_name(monkeypatch: pytest.MonkeyPatch,
     clients = Lock("8:1", 80, 0, EOF, exclusive=True, pid=214)
     others = Lock("8:1", 81, 0, EOF, exclusive=True, pid=215)
     assert held_on(monkeypatch, tmp_path, clients, others) == (clients,)
+
+
+def test_what_comes_again_at_the_beginning_of_a_page_is_there_once() -> None:
+    """Somebody locked in between: the list has moved by two, and the next page begins two locks too early."""
+    held = [Lock("98:0", 13, 2 * n, 2 * n, exclusive=False, pid=214) for n in range(6)]
+    first = "".join(line(n, lock) for n, lock in enumerate(held[:4])).encode()
+    second = "".join(line(n, lock) for n, lock in enumerate(held[2:])).encode()
+    assert locks._on({"98:0"}, [first, second]) == held
+    assert locks._on({"98:0"}, [first[:-7], first[-7:] + second]) == held[:4] + held[2:]
+
+
+def test_two_who_share_the_same_bytes_are_two() -> None:
+    both = [Lock("98:0", 13, 0, EOF, exclusive=False, pid=214)] * 2
+    assert locks._on({"98:0"}, ["".join(line(n, lock) for n, lock in enumerate(both)).encode()]) == both
+
+
+@given(held=st.lists(HELD), cut=st.integers(0, 200))
+def test_a_reading_may_be_cut_anywhere(held: list[Lock], cut: int) -> None:
+    unlike = list(dict.fromkeys(held))
+    text = "".join(line(n, lock) for n, lock in enumerate(unlike)).encode()
+    assert locks._on({lock.device for lock in held}, [text[:cut], text[cut:]]) == unlike
+
+
+def test_the_kernels_own_table_is_read_whole_wherever_the_first_page_ends(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("w+b") as file:
+        for byte in range(0, 400, 2):
+            fcntl.lockf(file, fcntl.LOCK_EX, 1, byte)
+        status = os.fstat(file.fileno())
+        device = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
+        for first in (1, 59, 4095):
+            # Others on this machine lock as well, so one reading may leave some out.
+            found = [lock for _ in range(5) for lock in locks._on({device}, PROC.pieces(locks.TABLE, first))]
+            assert {lock.first for lock in found if lock.inode == status.st_ino} == set(range(0, 400, 2))

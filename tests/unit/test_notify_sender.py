@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import random
 import socket
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
@@ -411,3 +414,88 @@ def test_one_client_cannot_acknowledge_for_another() -> None:
     with FakeClients({"127.1.0.1": Behaviour(tcp=False, forged_from="127.1.0.2")}) as clients:
         notices = tell(clients, "127.1.0.1", "127.1.0.2", deadline=SHORT)
     assert [notice.outcome for notice in notices] == [Outcome.UNREACHABLE, Outcome.TOLD]
+
+
+# --- strangers over TCP ------------------------------------------------------------------------------------
+
+HOSTILE: dict[str, Callable[[bytes], bytes]] = {
+    "garbage": lambda _: bytes(range(256)) * 8,
+    "another protocol": lambda _: b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    "a huge record": lambda _: b"\xff\xff\xff\xff",
+    "a huge fragment": lambda _: b"\x7f\xff\xff\xff" + bytes(8192),
+    "a record just too long": lambda _: (0x8000_0000 | 1025).to_bytes(4, "big") + bytes(1025),
+    "empty fragments": lambda _: bytes(40000),
+    "nothing": lambda _: b"",
+    "half": lambda record: record[: len(record) // 2],
+    "the end missing": lambda record: record[:-1],
+    "a tail": lambda record: (int.from_bytes(record[:4], "big") + 4).to_bytes(4, "big") + record[4:] + b"junk",
+    "another xid": lambda record: (record[:4] + bytes(4) + record[8:]) * 500,
+}
+
+
+@pytest.mark.parametrize("service", ["rpcbind", "statd"])
+def test_whatever_comes_over_tcp_the_others_are_told_first_and_it_ends(service: str) -> None:
+    hostile = {
+        f"127.3.0.{number}": Behaviour(udp=False, stream=stream, stream_of=(service,))
+        for number, stream in enumerate(HOSTILE.values(), 1)
+    }
+    dripping = {"127.3.1.1": Behaviour(udp=False, drip=0.05)}  # of 32 bytes: it takes 1.6 s
+    others = dict.fromkeys(addresses(20), Behaviour(udp=False))
+    order: list[Notice] = []
+    with FakeClients(hostile | dripping | others) as clients:
+        notify(
+            [*hostile, *dripping, *others],
+            source=SERVER,
+            names=NAMES,
+            state=STATE,
+            deadline=3.0,
+            on_notice=order.append,
+            settings=replace(QUICK, rpcbind_port=clients.rpcbind_port, connections=4, tcp_timeout=0.2),
+        )
+    assert {notice.client for notice in order[: len(others)]} == {*others}
+    assert {notice.outcome for notice in order[: len(others)]} == {Outcome.TOLD}
+    assert {(notice.outcome, notice.names) for notice in order[len(others) :]} == {(Outcome.UNREACHABLE, ())}
+    assert len(order) == len(hostile) + len(dripping) + len(others)
+
+
+def test_strangers_who_send_to_our_socket_whatever_they_like_delay_nobody() -> None:
+    """They need not guess the port: whoever is told, sees it."""
+    noise = random.Random(1)
+    stop = threading.Event()
+    spraying = threading.Event()
+
+    class Sprayed(socket.socket):
+        """The notifier's socket, at which somebody aims from when it is bound until all is over."""
+
+        def bind(self, address: Any) -> None:
+            super().bind(address)
+            if self.type == socket.SOCK_DGRAM:
+                target = self.getsockname()
+                thread = threading.Thread(target=spray, args=(target,))
+                thread.start()
+                threads.append(thread)
+                assert spraying.wait(PATIENCE)
+
+    def spray(target: tuple[str, int]) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            while not stop.is_set():
+                for _ in range(20):
+                    sock.sendto(noise.randbytes(noise.randrange(200)), target)
+                spraying.set()
+                stop.wait(0.005)
+
+    threads: list[threading.Thread] = []
+    order: list[str] = []
+    with FakeClients({"127.3.0.1": SILENT}) as clients:
+        try:
+            notify(
+                ["127.3.0.1", *addresses(50)], source=SERVER, names=NAMES, state=STATE, deadline=2.0,
+                open_socket=Sprayed, on_notice=lambda notice: order.append(f"{notice.client} {notice.outcome}"),
+                settings=replace(QUICK, rpcbind_port=clients.rpcbind_port),
+            )  # fmt: skip
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+    assert {*order[:50]} == {f"{client} told" for client in addresses(50)}
+    assert order[50:] == ["127.3.0.1 unreachable"]

@@ -12,9 +12,11 @@ from ipaddress import IPv4Address
 from typing import cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nlmfo.notify import Settings, wire
-from nlmfo.notify.client import Client
+from nlmfo.notify.client import Client, Stage
 from nlmfo.notify.sockets import Peer
 from nlmfo.notify.udp import Datagrams
 from tests.unit.nsm_client_fake import PROG_UNAVAIL, SUCCESS, accepted
@@ -255,6 +257,28 @@ def test_a_network_that_refuses_is_tried_again_later() -> None:
     assert bench.turn(0.26) == 1
 
 
+# --- beside TCP --------------------------------------------------------------------------------------------
+
+
+def test_no_notice_goes_out_over_udp_while_a_conversation_over_tcp_has_found_statd() -> None:
+    bench = Bench()
+    bench.turn()
+    bench.network.answer_port(0)
+    bench.clients[0].talking = True
+    assert [bench.turn(bench.pause() + 0.001) for _ in range(4)] == [0, 0, 0, 0]
+    assert bench.silent == []
+    bench.clients[0].talking = False
+    assert bench.turn(bench.pause() + 0.001) == 1
+    assert bench.network.bodies() == [GETPORT, MESSAGES[0]]
+
+
+def test_a_question_may_go_out_over_udp_all_the_same_because_asking_twice_does_no_harm() -> None:
+    bench = Bench()
+    bench.clients[0].talking = True
+    assert bench.turn() == 1
+    assert bench.network.bodies() == [GETPORT]
+
+
 # --- order -------------------------------------------------------------------------------------------------
 
 
@@ -329,6 +353,70 @@ def test_a_client_that_is_done_is_forgotten() -> None:
     bench.datagrams.forget(bench.clients[0])
     bench.network.answer_port(0)
     assert bench.turn(100.0) == 0
+
+
+# --- strangers ---------------------------------------------------------------------------------------------
+
+
+def at_step(step: int) -> tuple[Bench, bytes, Peer]:
+    """A bench whose client waits for the answer to its question (0) or to its first notice (1): with the answer."""
+    bench = Bench()
+    bench.turn()
+    bench.network.answer_port(0)
+    if step == 1:
+        bench.turn()
+        bench.network.answer(1)
+    ((answer, peer),) = bench.network.inbox
+    bench.network.inbox.clear()
+    return bench, answer, peer
+
+
+def goes_on(bench: Bench, step: int) -> bool:
+    """Whether the client's next turn is the one after this step."""
+    bench.turn()
+    return bench.clients[0].told == 1 if step else bench.network.bodies()[-1] == MESSAGES[0]
+
+
+@pytest.mark.parametrize("step", [0, 1])
+@pytest.mark.parametrize("host", ["10.0.0.2", "10.0.0.1"])
+@pytest.mark.parametrize("port", [1, RPCBIND, STATD])
+def test_the_right_xid_from_the_wrong_place_changes_nothing(step: int, host: str, port: int) -> None:
+    bench, answer, peer = at_step(step)
+    if (host, port) == peer:
+        answer = bytes([answer[0] ^ 1]) + answer[1:]  # the right place, then, with the wrong xid
+    bench.network.inbox.append((answer, (host, port)))
+    assert not goes_on(bench, step)
+    assert (len(bench.network.sent), bench.clients[0].stage) == (step + 1, Stage.WAITING)
+
+
+@pytest.mark.parametrize("step", [0, 1])
+def test_an_answer_that_is_cut_off_anywhere_is_no_answer_and_the_whole_one_counts_afterwards(step: int) -> None:
+    bench, answer, peer = at_step(step)
+    for length in range(len(answer)):
+        bench.network.inbox.append((answer[:length], peer))
+        assert not goes_on(bench, step), length
+    bench.network.inbox.append((answer, peer))
+    bench.turn(bench.pause() + 0.001)
+    assert goes_on(bench, step)
+
+
+@given(
+    step=st.sampled_from([0, 1]),
+    noise=st.lists(st.tuples(st.binary(max_size=80), st.booleans(), st.booleans()), max_size=20),
+)
+def test_random_packets_stop_neither_the_sender_nor_its_timers(
+    step: int, noise: list[tuple[bytes, bool, bool]]
+) -> None:
+    bench, answer, peer = at_step(step)
+    for data, with_our_xid, from_the_client in noise:
+        packet = answer[:4] + data if with_our_xid else data
+        bench.network.inbox.append((packet, peer if from_the_client else ("10.9.9.9", 9)))
+    bench.turn()
+    assert bench.network.inbox == []
+    assert bench.pause() <= Settings().retry_cap
+    before = bench.clients[0].attempts
+    assert bench.told or bench.turn(bench.pause() + 0.001) == 1
+    assert bench.told or bench.clients[0].attempts == before + 1
 
 
 # --- settings ----------------------------------------------------------------------------------------------

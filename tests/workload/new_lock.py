@@ -18,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-COUNT = 12
+COUNT = 24
 APART = 0.5
 
 
