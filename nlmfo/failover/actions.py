@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -34,6 +35,8 @@ from nlmfo.records.connections import Remembered, read_connections, write_connec
 
 #: Seconds for a lock to leave /proc/locks after it was dropped.
 UNLOCK = 10.0
+#: Seconds in which whoever has one of the addresses has to answer: the second, where the last owner has let go itself.
+LISTEN, LISTEN_RECORDED = 0.6, 0.2
 #: Seconds for any work with the records, thousands of them on slow storage included.
 STORE = 60.0
 
@@ -73,6 +76,7 @@ class Actions(ABC):
         self.keeper = keeper
         self.sink = sink
         self._connections: tuple[Remembered, ...] = ()
+        self._devices: dict[Partition, Path] = {}
         self._store = Agent(f"service '{service.name}': work in {service.state}", _nothing)
         self._does: dict[Action, Callable[[Step, Deadline], str]] = {
             Action.VERIFY_UNLOCKED: self._verify_unlocked,
@@ -159,12 +163,14 @@ class Actions(ABC):
                 hint="unmount it: a node cannot reach a service that it serves itself, and would hang",
                 forcible=True,
             )
-        for partition in self.service.partitions:
-            device = partitions.refuse_if_held(partition)
-            holder = mmp.holder(device, deadline=limit.remaining())
-            if holder is not None:
-                raise partitions.mmp_in_use(partition, holder)
-        answered = probe.answering(self.service.interface, self.service.addresses)
+        recorded = self.standpoint.proof is not None and self.standpoint.proof.recorded
+        seconds = LISTEN_RECORDED if recorded else LISTEN
+        # Asked all at once: most of it is waiting, and clients wait as well.
+        asked = self.service.partitions
+        with ThreadPoolExecutor(1 + len(asked)) as pool:
+            heard = pool.submit(probe.answering, self.service.interface, self.service.addresses, seconds=seconds)
+            self._devices = dict(zip(asked, pool.map(partial(_unused, limit), asked), strict=True))
+            answered = heard.result()
         for address, hardware in answered.items():
             raise Refused(
                 "address-answers",
@@ -192,7 +198,9 @@ class Actions(ABC):
 
     def _mount(self, step: Step, limit: Deadline) -> str:
         partition = self._partition(step)
-        partitions.mount(partition, deadline=limit.remaining())
+        device = self._devices.get(partition) or partitions.find(partition.uuid)
+        self._with_store(partial(partitions.make_ready, partition.mountpoint), limit)
+        partitions.mount(partition, device, deadline=limit.remaining())
         return partition.uuid
 
     def _open_records(self, _: Step, limit: Deadline) -> str:
@@ -282,6 +290,15 @@ class Actions(ABC):
 
     def _partition(self, step: Step) -> Partition:
         return next(p for p in self.service.partitions if p.mountpoint == Path(step.subject))
+
+
+def _unused(limit: Deadline, partition: Partition) -> Path:
+    """The partition's device, which neither this node nor, as far as its file system can tell, another has in use."""
+    device = partitions.refuse_if_held(partition)
+    holder = mmp.holder(device, deadline=limit.remaining())
+    if holder is not None:
+        raise partitions.mmp_in_use(partition, holder)
+    return device
 
 
 def _nothing() -> None:

@@ -109,6 +109,8 @@ class NetnsActions(Actions):
     def _start_daemons(self, _: Step, __: Deadline) -> str:
         daemons.start_keeper(self.namespaces, self.config.directory)
         daemons.start(self.namespaces, self.service)
+        if self._tracks_nobody():
+            daemons.start_tracking(self.namespaces, view.NFSDCLD)
         return ""
 
     def _export(self, _: Step, __: Deadline) -> str:
@@ -119,9 +121,14 @@ class NetnsActions(Actions):
         return ""
 
     def _start_nfsd(self, _: Step, __: Deadline) -> str:
-        daemons.start_tracking(self.namespaces, self.service)
+        if not self._tracks_nobody():
+            daemons.start_tracking(self.namespaces, self.service.state / "nfsdcld")
         daemons.start_nfsd(self.namespaces, self.service)
         return "lockd is in grace"
+
+    def _tracks_nobody(self) -> bool:
+        """Whether nfsdcld has no NFSv4 client to keep a list of, so that its list need not move with the service."""
+        return self.service.versions == ("3",)
 
     def _address_up(self, _: Step, __: Deadline) -> str:
         addresses.bring_up(self.namespaces, self.service.interface, self.service.addresses)

@@ -90,10 +90,9 @@ def start(namespaces: Namespaces, service: Service) -> None:
     _await(namespaces, {NSM: statd, MOUNT: mountd}, LOOPBACK)
 
 
-def start_tracking(namespaces: Namespaces, service: Service) -> None:
-    """Start nfsdcld, which keeps its list beside the records; return when it watches for nfsd to appear."""
-    tracking = service.state / "nfsdcld"
-    tracking.mkdir(mode=0o700, exist_ok=True)
+def start_tracking(namespaces: Namespaces, tracking: Path) -> None:
+    """Start nfsdcld, with its list of NFSv4 clients in ``tracking``; return when it watches for nfsd to appear."""
+    namespaces.call(partial(tracking.mkdir, mode=0o700, exist_ok=True))
     nfsdcld = _spawn(namespaces, "nfsdcld", "nfsdcld", "--foreground", "-p", view.PIPEFS, "-s", tracking)
     poll_until("nfsdcld to watch for the kernel", lambda: _watches(nfsdcld), Deadline(START), interval=0.01)
 
@@ -185,17 +184,19 @@ def stop_nfsd(namespaces: Namespaces, clients: int) -> None:
 
 
 def stop(namespaces: Namespaces) -> None:
-    """End every process in the service's namespaces, and see them gone."""
-    for number, seconds in ((signal.SIGTERM, POLITE), (signal.SIGKILL, START)):
-        for pid in namespaces.processes():
-            _signal(pid, number)
-        try:
-            poll_until("the service's processes to end", lambda: not namespaces.processes(), Deadline(seconds))
-        except DeadlineExceeded:
-            if number == signal.SIGKILL:
-                raise
-        else:
-            return
+    """End every process in the service's namespaces, and see them gone.
+
+    At once: told politely, each of the daemons asks rpcbind to forget it, which is ending as well, and clients wait.
+    None of them leaves anything half-written: records are made so, and nfsdcld's list is a database.
+    """
+
+    def gone() -> bool:
+        left = namespaces.processes()
+        for pid in left:
+            _signal(pid, signal.SIGKILL)
+        return not left
+
+    poll_until("the service's processes to end", gone, Deadline(START), interval=0.02)
 
 
 def answering(place: Surroundings, wanted: Iterable[Program], address: Address) -> None:

@@ -8,7 +8,6 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from nlmfo.child import in_child
 from nlmfo.config import Partition
 from nlmfo.deadline import Deadline, poll_until
 from nlmfo.errors import CommandFailed, DeadlineExceeded, NlmfoError, Refused
@@ -119,15 +118,13 @@ def refuse_if_held(partition: Partition) -> Path:
     return device
 
 
-def mount(partition: Partition, *, deadline: float = MOUNT) -> None:
-    """Mount the partition within ``deadline`` seconds and see it mounted."""
-    device = find(partition.uuid)
+def mount(partition: Partition, device: Path, *, deadline: float = MOUNT) -> None:
+    """Mount the partition, which is on ``device``, on a directory that is ready, and see it mounted."""
     if mounts.at(partition.mountpoint) is not None:
         raise PartitionError(
             f"{partition.mountpoint}: something is mounted there already",
             hint=f"'findmnt {partition.mountpoint}' shows what; unmount it, or choose another mountpoint",
         )
-    in_child(f"a look at {partition.mountpoint}", lambda: _make_ready(partition.mountpoint), deadline=QUICK)
     try:
         run(["mount", "-o", partition.options, device, partition.mountpoint], deadline=deadline)
     except CommandFailed as error:
@@ -150,7 +147,7 @@ def mmp_in_use(partition: Partition, holder: str) -> Refused:
     )
 
 
-def _make_ready(mountpoint: Path) -> None:
+def make_ready(mountpoint: Path) -> None:
     """Make the mount point, or see that it is an empty directory: what is in it would be hidden, and missed later.
 
     A symbolic link on the way there would be followed by mount(8), and the partition then looked for in vain.
@@ -201,7 +198,8 @@ def unmount(partition: Partition, *, deadline: float = UMOUNT) -> None:
         problem = _try_umount(partition.mountpoint, deadline)
         return mounts.at(partition.mountpoint) is None
 
-    device = find(partition.uuid)
+    mounted = mounts.at(partition.mountpoint)
+    device = find(partition.uuid) if mounted is None else Path(mounted.source)
     try:
         poll_until(f"unmount of {partition.mountpoint}", gone, limit, interval=0.2)
     except DeadlineExceeded as error:

@@ -36,6 +36,8 @@ CALLOUT = Path("/run/nlmfo/callout")
 CALLOUT_CONFIG = Path("/run/nlmfo/callout.conf")
 SPOOL = Path("/run/nlmfo/spool")
 RECORDS = Path("/run/nlmfo/records")
+#: Where nfsdcld keeps the list of a service that has no NFSv4 clients.
+NFSDCLD = Path("/run/nfsdcld")
 #: Where `make -C callouts install` puts the compiled one.
 INSTALLED = Path("/usr/libexec/nlmfo")
 #: Where distributions keep statd's directory: Debian and SUSE, then Red Hat. Its owner is who statd runs as.

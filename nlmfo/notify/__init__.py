@@ -5,9 +5,10 @@ sm-notify will not send from an address without reverse DNS, loses replies in it
 few hundred clients answer, and tells nobody who was reached. This one asks no name service, keeps no more
 calls in flight than it can hear the answers of, and accounts for each client.
 
-wire    bytes                     sender  notify(): the loop and the account
-udp     the datagrams             client  one client's way to being told
-tcp     the way round a filter    ping    null_call(): does a program answer?
+wire    bytes                     sender    notify(): the loop and the account
+udp     the datagrams             client    one client's way to being told
+tcp     the way round a filter    ping      null_call(): does a program answer?
+names   what to send as our name  smnotify  sm_notify(): the same by sm-notify, where that is wanted
 """
 
 from nlmfo.notify.names import names_for

@@ -102,13 +102,24 @@ def sm_notify(
 
 
 def _leads_to(command: Command, name: str, source: Address, limit: Deadline) -> bool:
-    """Whether sm-notify would send from ``source`` if it were given the name: asked as it asks (AF_INET6, mapped)."""
+    """Whether sm-notify would send from ``source`` if it were given the name.
+
+    In a process of its own, because the name service is that of the place where sm-notify will run, and may hang.
+    """
     try:
-        found = run(command("getent", "ahostsv6", name), deadline=min(RESOLVE, limit.remaining())).split()
-        first = ip_address(found[0])
-    except (NlmfoError, ValueError, IndexError):
+        found = run(command(sys.executable, "-I", "-S", "-c", _ASK, name), deadline=min(RESOLVE, limit.remaining()))
+        first = ip_address(found.strip())
+    except (NlmfoError, ValueError):
         return False
     return (getattr(first, "ipv4_mapped", None) or first) == source
+
+
+#: The question that sm-notify asks (smn_bind_address), of which it takes the first answer. getent(1) asks another one.
+_ASK = """
+import socket, sys
+found = socket.getaddrinfo(sys.argv[1], "", socket.AF_INET6, 0, socket.IPPROTO_UDP, socket.AI_V4MAPPED)
+print(found[0][4][0])
+"""
 
 
 class _Account:

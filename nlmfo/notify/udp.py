@@ -90,7 +90,7 @@ class Datagrams:
                 continue  # answered or re-armed since
             if client.stage is Stage.WAITING:
                 client.detail_udp = f"no answer from {self._listener(client.port)}"
-            if client.silent and client.silent % self._settings.udp_tries == 0 and not client.talking:
+            if client.silent and client.silent % self._settings.udp_tries == 0:
                 client.port = 0  # statd may have restarted on another port
                 self._on_silence(client)
             self._queue(client)

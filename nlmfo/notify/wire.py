@@ -70,6 +70,8 @@ _ACCEPTED = (
     Status.SYSTEM_ERR,
 )
 _DENIED = (Status.RPC_MISMATCH, Status.AUTH_ERROR)
+#: What stands between the transaction id and the results of almost every reply: accepted, no verifier, success.
+_USUAL = struct.pack(">5I", _REPLY, 0, 0, 0, 0)
 _VERSION_RANGE = frozenset({Status.PROG_MISMATCH, Status.RPC_MISMATCH})
 
 
@@ -188,6 +190,8 @@ class _Reader:
 
 def parse_reply(message: bytes) -> Reply:
     """Read a whole reply; WireError for anything that RFC 5531 does not allow."""
+    if message[4:24] == _USUAL:  # read at once: it is a third of the work that 10,000 clients make
+        return Reply(int.from_bytes(message[:4], "big"), Status.SUCCESS, message[24:])
     reader = _Reader(message)
     xid, kind, denied = reader.uint(), reader.uint(), reader.uint()
     if kind != _REPLY:

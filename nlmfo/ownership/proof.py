@@ -23,10 +23,14 @@ HELD = "this node still has its partitions mounted, from a run that did not end"
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """Why this node may serve, and the epoch that it may claim."""
+    """Why this node may serve, and the epoch that it may claim.
+
+    ``recorded``: the last owner itself wrote down that it has let go; nobody vouches for it.
+    """
 
     reason: str
     epoch: int
+    recorded: bool = False
 
 
 def of_absence(
@@ -57,7 +61,7 @@ def of_absence(
     if record is None:
         return Proof("it was never served before", epoch)
     if record.standing is Standing.RELEASED:
-        return Proof(f"{record.node} released it (epoch {record.epoch})", epoch)
+        return Proof(f"{record.node} released it (epoch {record.epoch})", epoch, recorded=True)
     if record.node == node:
         boot = "this boot" if record.boot_id == boot_id else "an earlier boot"
         return Proof(f"its owner is this node itself, in {boot}", epoch)

@@ -23,8 +23,8 @@ from nlmfo.errors import CommandFailed, NlmfoError
 from nlmfo.host.namespaces import Namespaces
 from nlmfo.host.view import statd_user
 from nlmfo.kernel import syscalls
-from nlmfo.notify import Notice, Outcome, Settings, names_for, notify
-from nlmfo.notify.smnotify import sm_notify
+from nlmfo.notify import Notice, Outcome, Settings, names_for, notify, smnotify
+from nlmfo.notify.smnotify import LINE, _Account, sm_notify
 from nlmfo.records import Store
 from nlmfo.records.directory import Directory
 from nlmfo.run import run
@@ -121,6 +121,15 @@ def test_the_name_that_we_are_configured_with_is_sent_though_the_address_has_ano
         (notice,) = here.tell(CLIENTS[0])
     assert notice.names == (NAME, "nfs100")
     assert clients.heard[CLIENTS[0]].notices == SENT
+
+
+def test_a_client_on_record_by_name_is_told_if_it_can_be_found_and_otherwise_we_know_why() -> None:
+    known, unknown = "client2.example", "nosuch.example"
+    with stand(f"{SERVER} {NAME}\n{CLIENTS[1]} {known}\n") as here, here.clients() as clients:
+        notices = here.tell(known, unknown, deadline=SHORT)
+    assert [notice.outcome for notice in notices] == [Outcome.TOLD, Outcome.UNREACHABLE]
+    assert notices[1].detail == "sm-notify cannot resolve its name"
+    assert clients.heard[CLIENTS[1]].notices == SENT
 
 
 def test_an_address_without_a_name_is_an_error_that_says_what_to_do() -> None:
@@ -276,7 +285,7 @@ def script(text: str) -> Any:
     """What runs instead of sm-notify, with ``$dir`` for its directory."""
 
     def command(*argv: str | os.PathLike[str]) -> list[str]:
-        if argv[0] == "getent":
+        if argv[0] == sys.executable:  # what the name resolves to
             return ["echo", str(SERVER)]
         place = argv[argv.index("-P") + 1]
         return ["sh", "-c", f"dir='{os.fspath(place)}'; {text}"]
@@ -328,6 +337,50 @@ def test_more_words_than_a_pipe_holds_do_not_stop_it(tmp_path: Path) -> None:
     chatty = script("yes 'sm-notify: Received packet...' | head -c 300000 >&2; printf %9000s x >&2; rm $dir/sm.bak/*")
     notices = Stand(Namespaces("none"), tmp_path).tell(*CLIENTS, command=chatty)
     assert {notice.outcome for notice in notices} == {Outcome.TOLD}
+
+
+def test_what_it_works_on_is_statds_and_the_way_there_is_roots(tmp_path: Path) -> None:
+    note = tmp_path / "note"
+    look = f"stat -c '%n %u:%g %a' $dir $dir/* $dir/sm.bak/* > {note}; rm $dir/sm.bak/*"
+    here = Stand(Namespaces("none"), tmp_path / "directory")
+    here.directory.mkdir()
+    here.tell(CLIENTS[0], command=script(look), user=(1234, 4321))
+    assert note.read_text().replace(f"{here.directory}/notify.1", "DIR").splitlines() == [
+        "DIR 0:0 755",
+        "DIR/sm 1234:4321 700",
+        "DIR/sm.bak 1234:4321 700",
+        "DIR/state 0:0 600",
+        f"DIR/sm.bak/{CLIENTS[0]} 1234:4321 600",
+    ]
+
+
+def test_the_kernel_tells_us_at_once_who_has_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(smnotify, "LOOK", 1000.0)
+    seen = tmp_path / "seen"
+    waiting = script(f"rm $dir/sm.bak/{CLIENTS[0]}; while ! test -e {seen}; do sleep 0.02; done; rm $dir/sm.bak/*")
+    here = Stand(Namespaces("none"), tmp_path)
+    notices = here.tell(*CLIENTS, command=waiting, on_notice=lambda _: seen.touch())
+    assert {notice.outcome for notice in notices} == {Outcome.TOLD}
+
+
+def test_who_has_answered_before_the_deadline_was_told_though_we_look_at_it_only_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(smnotify, "LOOK", 1000.0)
+    monkeypatch.setattr(smnotify, "GATHER", 1000.0)
+    hanging = script(f"rm $dir/sm.bak/{CLIENTS[0]}; sleep 600")
+    notices = Stand(Namespaces("none"), tmp_path).tell(*CLIENTS[:2], command=hanging, deadline=SHORT)
+    assert [notice.outcome for notice in notices] == [Outcome.TOLD, Outcome.UNREACHABLE]
+
+
+def test_of_a_line_without_an_end_only_the_beginning_is_kept() -> None:
+    account = _Account(CLIENTS, NAME, Deadline(SHORT), lambda _: None)
+    for _ in range(100):
+        account.hear(b"x" * 10_000)
+    assert len(account._unread) <= LINE
+    account.hear(b"\nsm-notify: No statd on host 127.1.0.1\nsm-no")
+    account.hear(b"tify: No statd on host 127.1.0.2\n")
+    assert [notice.outcome for notice in account.close()] == [Outcome.NO_STATD, Outcome.NO_STATD, Outcome.UNREACHABLE]
 
 
 def test_what_lies_in_the_way_leads_nowhere(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ class Stand:
         self.selector = selector
         self.client = Client(str(HOST), HOST, 0)
         self.told: list[Client] = []
+        self.now = 0.0
         settings = Settings(tcp_timeout=1000.0, rpcbind_port=clients.rpcbind_port)
         self.streams = Streams(selector, self.open, MESSAGES, settings, on_told=self.told.append)
         self.streams.want(self.client)
@@ -37,6 +38,7 @@ class Stand:
 
     def run_until(self, what: str, condition: Callable[[], bool]) -> None:
         def turn() -> bool:
+            self.streams.expire(self.now)
             for key, _ in self.selector.select(0):
                 self.streams.resume(key.data)
             return condition()
@@ -58,6 +60,8 @@ def test_a_notice_that_went_out_over_udp_just_now_is_waited_for_and_then_each_is
         assert stand.waits_for_the_clock()
         stand.client.slot = 0.0
         stand.streams.expire(0.25)
+        assert stand.streams.pause(0.25) == 999.75
+        stand.now = 0.25
         stand.run_until("the end", lambda: bool(stand.told))
     assert clients.heard[str(HOST)].notices == [(name, 7) for name in NAMES]
 
