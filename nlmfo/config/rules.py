@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nlmfo.config.model import Address, Export, Partition, Service
+from nlmfo.config.model import Address, Export, Notifier, Partition, Service
 from nlmfo.errors import ConfigError
 
 
@@ -34,6 +34,7 @@ def check(services: Sequence[Service], registry: Path | None) -> None:
         _exports_lie_on_partitions(service)
         _fsid_0_is_for_nfsv4(service)
         _export_paths_differ(service)
+        _sm_notify_has_a_name(service)
     _addresses_differ(services)
     _partitions_differ(services)
     _fsids_differ(services)
@@ -66,6 +67,13 @@ def _fsid_0_is_for_nfsv4(service: Service) -> None:
         if export.fsid == "0":
             reason = "0 means the root of NFSv4, which this service does not serve"
             raise place.within("fsid").error(reason, "write another number, or add a 4 to versions")
+
+
+def _sm_notify_has_a_name(service: Service) -> None:
+    if service.notifier is Notifier.SM_NOTIFY and not service.names:
+        reason = "sm-notify sends a host name, and the service has none"
+        hint = 'give the service the name that clients mount it by: names = ["nfs.example"], or leave the notifier out'
+        raise ConfigError(service.file, "notifier", reason, hint=hint)
 
 
 def _export_paths_differ(service: Service) -> None:

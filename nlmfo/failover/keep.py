@@ -20,6 +20,7 @@ import select
 import socket
 import sys
 import time
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from nlmfo.config import Config, Service
@@ -32,16 +33,19 @@ from nlmfo.failover.reclaims import Reclaims, held_now
 from nlmfo.failover.senders import sender_of
 from nlmfo.host import daemons
 from nlmfo.host.node import Node
+from nlmfo.host.tickle import tickle
 from nlmfo.kernel import grace, sockdiag
 from nlmfo.ownership.record import OwnerRecord
-from nlmfo.records import callout_addresses
-from nlmfo.records.connections import write_connections
+from nlmfo.records import Address, callout_addresses
+from nlmfo.records.connections import read_connections, write_connections
 from nlmfo.records.locks import LockSnapshot, read_locks, write_locks
 
 #: Seconds between two rounds of what is not urgent: the longest that a snapshot can lag behind, but for its writing.
 INTERVAL = 5.0
 #: Seconds between two looks while clients come back, and while any is owed a notice that does not answer.
 BUSY, PATIENT = 0.1, 1.0
+#: Seconds after which clients are tickled once more: they answer once in half a second (tcp_invalid_ratelimit).
+TICKLES = (1.0, 2.5)
 #: What a run says to have it look at once, and that everything answers by now for the generation that it names.
 READY = b"ready "
 
@@ -54,10 +58,12 @@ class Keep:
         self.service = service
         self.place = Place.of(service)
         self.keeper = Keeper(service, self.place)
-        self.notices = Notices(self.keeper, sender_of(service))
+        self.notices = Notices(self.keeper, sender_of(service, self.place.progress.parent))
         self.wake = _wake_socket(self.place)
         self._reclaims: Reclaims | None = None
         self._next_round = 0.0
+        self._was_in_grace = False
+        self._tickles = _Tickles(service, 0)
         self._said = ""
         self._ready = 0
         self._published: Progress | None = None
@@ -91,15 +97,25 @@ class Keep:
         connections = sockdiag.established()
         seen = {(connection.local, str(connection.remote)) for connection in connections} | self.keeper.asking()
         in_grace = grace.on()
+        self._end_connections_of_before(connections)
         self.notices.sweep(seen, in_grace=in_grace, ready=self._everything_answers())
         in_grace = self._see_reclaims(in_grace=in_grace)
         if whole:
             self.keeper.keep(connections)
             if not in_grace:  # until then the locks of before are what the next owner has to know of
                 self._note(connections)
-        if in_grace or not self.notices.told:
+        elif self._was_in_grace and not in_grace:
+            self._next_round = 0.0  # and from now on those that are held
+        self._was_in_grace = in_grace
+        if in_grace or not self.notices.told or not self._next_round:
             return BUSY, self.notices.problem
         return PATIENT if self.notices.owes_anybody else INTERVAL, self.notices.problem
+
+    def _end_connections_of_before(self, connections: tuple[sockdiag.Connection, ...]) -> None:
+        """Clients that still wait for the server before this one come back at once; the run has told them once."""
+        if self._tickles.number != self.notices.number:
+            self._tickles = _Tickles(self.service, self.notices.number)
+        self._tickles.again({(each.remote, each.remote_port) for each in connections})
 
     def _see_reclaims(self, *, in_grace: bool) -> bool:
         """Compare, end grace if it may end, and publish; whether grace is on still."""
@@ -162,6 +178,21 @@ class Keep:
         word = self.wake.recv(64)
         if word.startswith(READY):
             self._ready = int(word.removeprefix(READY))
+
+
+class _Tickles:
+    """The connections that clients had with the server before this one, told twice more: a packet may be lost."""
+
+    def __init__(self, service: Service, number: int) -> None:
+        addresses = [address.ip for address in service.addresses]
+        self.number = number
+        self._connections = read_connections(service.state, addresses) if number else ()
+        self._due = [time.monotonic() + seconds for seconds in TICKLES]
+
+    def again(self, connected: AbstractSet[tuple[Address, int]]) -> None:
+        if self._connections and self._due and time.monotonic() >= self._due[0]:
+            self._due.pop(0)
+            tickle(each for each in self._connections if (each.remote, each.remote_port) not in connected)
 
 
 def wake(path: Path, number: int) -> None:

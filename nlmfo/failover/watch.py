@@ -56,7 +56,7 @@ class Watch:
         last, since = self.progress, time.monotonic()
         for _ in self._looks(limit):
             now = self.progress
-            if not now.in_grace or time.monotonic() - since > QUIET:
+            if not now.in_grace or _nothing_to_come(now) or time.monotonic() - since > QUIET:
                 return
             if now != last:
                 last, since = now, time.monotonic()
@@ -77,6 +77,13 @@ class Watch:
             if limit.passed():
                 return
             time.sleep(LOOK)
+
+
+def _nothing_to_come(now: Progress) -> bool:
+    """Whether everybody is back while grace goes on all the same, as after a crash."""
+    locks = now.locks
+    settled = now.everybody > 0 and now.of(Standing.BACK, Standing.LEFT) == now.everybody
+    return settled and (locks is None or (not locks.exact and locks.back == locks.total))
 
 
 def in_words(found: Progress) -> str:

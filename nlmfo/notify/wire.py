@@ -190,7 +190,7 @@ class _Reader:
 
 def parse_reply(message: bytes) -> Reply:
     """Read a whole reply; WireError for anything that RFC 5531 does not allow."""
-    if message[4:24] == _USUAL:  # read at once: it is a third of the work that 10,000 clients make
+    if message[4:24] == _USUAL:  # nearly every reply, and 10,000 clients send 40,000 of them
         return Reply(int.from_bytes(message[:4], "big"), Status.SUCCESS, message[24:])
     reader = _Reader(message)
     xid, kind, denied = reader.uint(), reader.uint(), reader.uint()

@@ -10,13 +10,12 @@ import sys
 MEASURES = (
     ("callout",),
     ("storm",),
-    ("notify_storm", "1000"),
-    ("notify_storm", "10000"),
-    ("notify_storm", "10000", "--loss", "0.05"),
+    ("notify_both",),
     ("lab_boot",),
+    ("planned_move",),
 )
 #: Seconds for one of them.
-DEADLINE = 600
+DEADLINE = 900
 
 
 def main() -> int:

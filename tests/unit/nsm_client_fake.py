@@ -257,7 +257,8 @@ class FakeClients:
             assert struct.unpack(">2I", arguments[8:]) in ((17, 0), (6, 0))
             return SUCCESS, struct.pack(">I", port)
         assert (version, procedure) == (4, 3), "neither GETPORT nor GETADDR"
-        assert arguments[8:] in (b"\0\0\0\4udp6" + bytes(8), b"\0\0\0\4tcp6" + bytes(8))
+        assert arguments[8:16] in (b"\0\0\0\4udp6", b"\0\0\0\4tcp6")
+        assert not _after_string(_after_string(arguments[16:])), "more than an address and an owner"
         text = f"::.{port >> 8}.{port & 255}".encode() if port else b""
         return SUCCESS, struct.pack(">I", len(text)) + text + bytes(-len(text) % 4)
 
@@ -280,6 +281,14 @@ class FakeClients:
 def accepted(xid: int, status: int, results: bytes = b"") -> bytes:
     """REPLY, MSG_ACCEPTED, verifier AUTH_NULL of no bytes, status."""
     return struct.pack(">6I", xid, 1, 0, 0, 0, status) + results
+
+
+def _after_string(data: bytes) -> bytes:
+    """What follows an XDR string."""
+    (length,) = struct.unpack(">I", data[:4])
+    end = 4 + length + -length % 4
+    assert len(data) >= end
+    return data[end:]
 
 
 def _drip(sock: socket.socket, record: bytes, seconds: float) -> None:

@@ -58,12 +58,13 @@ def exports(draw: st.DrawFn, below: tuple[Partition, ...]) -> tuple[Export, ...]
 def services(draw: st.DrawFn, directory: Path) -> Service:
     name = draw(names)
     mounted = draw(partitions())
+    known_by = tuple(draw(st.lists(host_names, max_size=2)))
     return Service(
         name=name,
         file=directory / "services.d" / f"{name}.toml",
         addresses=tuple(draw(st.lists(addresses, min_size=1, max_size=3, unique_by=lambda address: address.ip))),
         interface=draw(interfaces),
-        names=tuple(draw(st.lists(host_names, max_size=2))),
+        names=known_by,
         isolation=Isolation.NETNS,
         state=Path("/srv/state") / draw(directories),
         versions=tuple(draw(st.lists(st.sampled_from(["3", "4", "4.0", "4.1", "4.2"]), min_size=1, unique=True))),
@@ -72,7 +73,7 @@ def services(draw: st.DrawFn, directory: Path) -> Service:
         grace=draw(st.none() | st.integers(1, 24).map(lambda tens: tens * 10)),
         threads=draw(st.integers(1, 1024)),
         consistency=draw(st.sampled_from(Consistency)),
-        notifier=draw(st.sampled_from(Notifier)),
+        notifier=draw(st.sampled_from(Notifier if known_by else [Notifier.NLMFO])),
         end_grace=draw(st.sampled_from(EndGrace)),
         settle=draw(st.floats(0, 60)),
         retry_for=draw(st.integers(0, 366 * 86_400)),

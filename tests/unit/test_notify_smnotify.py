@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +58,8 @@ class Stand:
         }
         return sm_notify(different.pop("directory", self.directory), clients, **usual | different)
 
-    def clients(self, behaviours: dict[str, Behaviour] | None = None) -> FakeClients:
-        return FakeClients(behaviours, rpcbind_port=111, open_socket=self.namespaces.open_socket)
+    def clients(self, behaviours: dict[str, Behaviour] | None = None, *, ipv6: bool = False) -> FakeClients:
+        return FakeClients(behaviours, rpcbind_port=111, open_socket=self.namespaces.open_socket, ipv6=ipv6)
 
 
 @contextmanager
@@ -87,6 +87,18 @@ def test_each_client_hears_both_names_with_exactly_our_state_from_the_floating_a
     assert sorted(heard_of, key=str) == sorted(notices, key=str)
     assert {client: clients.heard[client].notices for client in CLIENTS} == dict.fromkeys(CLIENTS, SENT)
     assert [clients.heard[client].callers for client in CLIENTS] == [{str(SERVER)}] * 3
+
+
+@pytest.mark.parametrize(
+    "hosts", [f"::1 {NAME}\n", f"{SERVER} {NAME}\n::1 real.example\n"], ids=["by name", "by address"]
+)
+def test_an_ipv6_client_is_told_from_an_ipv6_address(hosts: str) -> None:
+    with stand(hosts) as here, here.clients(ipv6=True) as clients:
+        (notice,) = here.tell("::1", source=IPv6Address("::1"))
+    name = hosts.split()[-1]
+    assert (notice.outcome, notice.names) == (Outcome.TOLD, (name, name.partition(".")[0]))
+    assert clients.heard["::1"].notices == [(sent, STATE) for sent in notice.names]
+    assert clients.heard["::1"].callers == {"::1"}
 
 
 def test_who_does_not_answer_is_left_over_at_the_deadline_and_sm_notify_does_not_go_on() -> None:
