@@ -76,7 +76,7 @@ class Actions(ABC):
         self.keeper = keeper
         self.sink = sink
         self._connections: tuple[Remembered, ...] = ()
-        self._devices: dict[Partition, Path] = {}
+        self._found: dict[Partition, Path] = {}
         self._store = Agent(f"service '{service.name}': work in {service.state}", _nothing)
         self._does: dict[Action, Callable[[Step, Deadline], str]] = {
             Action.VERIFY_UNLOCKED: self._verify_unlocked,
@@ -166,10 +166,10 @@ class Actions(ABC):
         recorded = self.standpoint.proof is not None and self.standpoint.proof.recorded
         seconds = LISTEN_RECORDED if recorded else LISTEN
         # Asked all at once: most of it is waiting, and clients wait as well.
-        asked = self.service.partitions
-        with ThreadPoolExecutor(1 + len(asked)) as pool:
+        devices = self._devices()
+        with ThreadPoolExecutor(1 + len(devices)) as pool:
             heard = pool.submit(probe.answering, self.service.interface, self.service.addresses, seconds=seconds)
-            self._devices = dict(zip(asked, pool.map(partial(_unused, limit), asked), strict=True))
+            list(pool.map(partial(_refuse_if_used, limit), devices, devices.values()))
             answered = heard.result()
         for address, hardware in answered.items():
             raise Refused(
@@ -198,9 +198,8 @@ class Actions(ABC):
 
     def _mount(self, step: Step, limit: Deadline) -> str:
         partition = self._partition(step)
-        device = self._devices.get(partition) or partitions.find(partition.uuid)
         self._with_store(partial(partitions.make_ready, partition.mountpoint), limit)
-        partitions.mount(partition, device, deadline=limit.remaining())
+        partitions.mount(partition, self._devices()[partition], deadline=limit.remaining())
         return partition.uuid
 
     def _open_records(self, _: Step, limit: Deadline) -> str:
@@ -288,17 +287,22 @@ class Actions(ABC):
         deadline = STORE if limit is None else min(STORE, limit.remaining())
         return self._store.call(work, deadline=deadline)
 
+    def _devices(self) -> dict[Partition, Path]:
+        """The device of each partition, looked for once in a run: before anybody waits, where there is time."""
+        if not self._found:
+            self._found = {partition: partitions.find(partition.uuid) for partition in self.service.partitions}
+        return self._found
+
     def _partition(self, step: Step) -> Partition:
         return next(p for p in self.service.partitions if p.mountpoint == Path(step.subject))
 
 
-def _unused(limit: Deadline, partition: Partition) -> Path:
-    """The partition's device, which neither this node nor, as far as its file system can tell, another has in use."""
-    device = partitions.refuse_if_held(partition)
+def _refuse_if_used(limit: Deadline, partition: Partition, device: Path) -> None:
+    """By this node, or, as far as its file system can tell, by another."""
+    partitions.refuse_if_held(partition, device)
     holder = mmp.holder(device, deadline=limit.remaining())
     if holder is not None:
         raise partitions.mmp_in_use(partition, holder)
-    return device
 
 
 def _nothing() -> None:

@@ -102,14 +102,14 @@ class Keep:
         in_grace = self._see_reclaims(in_grace=in_grace)
         if whole:
             self.keeper.keep(connections)
-            if not in_grace:  # until then the locks of before are what the next owner has to know of
+            if self.notices.told and not in_grace:  # until then the next owner has to know of the locks of before
                 self._note(connections)
         elif self._was_in_grace and not in_grace:
             self._next_round = 0.0  # and from now on those that are held
         self._was_in_grace = in_grace
-        if in_grace or not self.notices.told or not self._next_round:
+        if self._ready == self.notices.number and (in_grace or not self._next_round):
             return BUSY, self.notices.problem
-        return PATIENT if self.notices.owes_anybody else INTERVAL, self.notices.problem
+        return PATIENT if self.notices.owes_anybody or not self.notices.told else INTERVAL, self.notices.problem
 
     def _end_connections_of_before(self, connections: tuple[sockdiag.Connection, ...]) -> None:
         """Clients that still wait for the server before this one come back at once; the run has told them once."""

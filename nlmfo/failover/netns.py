@@ -104,6 +104,7 @@ class NetnsActions(Actions):
         self.namespaces.create()
         view.prepare(self.namespaces, self.service, user, view.callout_program())
         addresses.create_link(self.namespaces, self.service.interface)
+        self._devices()
         return ""
 
     def _start_daemons(self, _: Step, __: Deadline) -> str:

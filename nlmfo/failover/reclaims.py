@@ -44,15 +44,16 @@ class Reclaims:
         self._since = time.time()
         self._may_since: float | None = None
         self._back, self._back_since = -1, 0.0
-        self._over = False
+        self._begun = self._over = False
         self._ended = ""
         self._words: tuple[tuple[HeldLock, ...], tuple[str, ...]] = ((), ())
 
     def look(self, standings: Mapping[str, Entry], *, in_grace: bool) -> bool:
         """Compare the locks while reclaims are granted, and end grace if it may end; whether it is on still."""
         # A second grace, as after a restart of nfsd by hand, is not ours to judge: the locks went once more.
-        self._over = self._over or not in_grace
-        if self._over:
+        self._begun = self._begun or in_grace
+        self._over = self._over or (self._begun and not in_grace)
+        if self._over or not in_grace:
             return in_grace
         if self._account.missing:
             readings = [held_now(self._service) for _ in range(COMPARED)]

@@ -31,7 +31,7 @@ from nlmfo.host.surroundings import Surroundings
 from nlmfo.kernel import lockd, nfsd, nfsd_settings
 from nlmfo.notify import NotServing, null_call
 from nlmfo.plain import plain
-from nlmfo.run import run, spawn
+from nlmfo.run import spawn
 
 #: Seconds for a daemon to answer, and for one question to it.
 START = 30.0
@@ -138,7 +138,7 @@ def start_nfsd(namespaces: Namespaces, service: Service) -> None:
     off = [word for version in unwanted_by_nfsd(service) for word in ("--no-nfs-version", version)]
     grace = ["--grace-time", str(service.grace), "--lease-time", str(service.grace)] if service.grace else []
     try:
-        run(namespaces.command("rpc.nfsd", *off, *grace, "--", str(service.threads)), deadline=START)
+        namespaces.run("rpc.nfsd", *off, *grace, "--", str(service.threads), deadline=START)
     except CommandFailed as error:
         raise NlmfoError(
             f"service '{service.name}': nfsd does not start: {error}",

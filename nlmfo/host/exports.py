@@ -12,7 +12,6 @@ from nlmfo.errors import CommandFailed, NlmfoError
 from nlmfo.host.namespaces import Namespaces
 from nlmfo.host.surroundings import Surroundings
 from nlmfo.kernel import caches
-from nlmfo.run import run
 
 QUICK = 30.0
 ETAB = Path("/var/lib/nfs/etab")
@@ -68,7 +67,7 @@ def _octal(character: str) -> str:
 def load(namespaces: Namespaces, service: Service) -> None:
     """Export everything that the service's file lists, and see all of it in the table."""
     try:
-        run(namespaces.command("exportfs", "-r"), deadline=QUICK)
+        namespaces.run("exportfs", "-r")
     except CommandFailed as error:
         raise NlmfoError(f"service '{service.name}': {error}", hint=MUST) from error
     missing = {export.path for export in service.exports} - table(namespaces)

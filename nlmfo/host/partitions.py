@@ -102,12 +102,8 @@ def lock_device(partition: Partition) -> str | None:
     return None if mount is None else mount.device
 
 
-def refuse_if_held(partition: Partition) -> Path:
-    """Refuse a partition that something on this node still has in use: evidence against a takeover.
-
-    Returns the device, which is free.
-    """
-    device = find(partition.uuid)
+def refuse_if_held(partition: Partition, device: Path) -> None:
+    """Refuse a partition that something on this node still has in use: evidence against a takeover."""
     if not is_free(device):
         found = _holders(partition.mountpoint, device)
         raise Refused(
@@ -115,7 +111,6 @@ def refuse_if_held(partition: Partition) -> Path:
             f"partition {partition.uuid}: {device} is in use on this node already: {holders.in_words(found)}",
             hint=f"{holders.advice(found)}; then take over again",
         )
-    return device
 
 
 def mount(partition: Partition, device: Path, *, deadline: float = MOUNT) -> None:

@@ -5,11 +5,14 @@ The fake is strict where kernels are: a busy partition does not unmount, namespa
 clean stop of nfsd makes statd forget everybody whose record is not frozen (kernels >= 6.4), a client tries a reclaim
 once per notice, a restart of the node's nfsd drops the locks of every service on it. At each system call that could be
 the last it looks whether a promise was broken; ``Broken`` is what a test has to see none of.
+
+A service's keeper (``nlmfo keep``) is a process of its own: it outlives an nlmfo that is killed, and works whenever it
+gets the processor. ``quick`` ones do at every moment; the others when a run wakes them, and when time passes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +25,7 @@ from nlmfo.deadline import Deadline
 from nlmfo.errors import NlmfoError, Refused
 from nlmfo.failover import journal, runs
 from nlmfo.failover.actions import Standpoint
-from nlmfo.failover.events import Event, Outcome
+from nlmfo.failover.events import Event, Outcome, Sink
 from nlmfo.failover.observe import Observed
 from nlmfo.failover.plan import Action, Step
 from nlmfo.host import node_server, own_mounts
@@ -59,17 +62,32 @@ class Log:
 
 @dataclass
 class Records:
-    """What a service has on shared storage."""
+    """What a service has on shared storage. ``answered``: the ledger of this generation's notices.
+
+    ``noted``: the locks that a release saw, when nothing could change any more, and under which state number.
+    """
 
     current: set[str] = field(default_factory=set)
     owed: set[str] = field(default_factory=set)
     state: int = 1
     told_state: int = 1
+    answered: set[str] = field(default_factory=set)
+    noted: tuple[int, frozenset[str]] | None = None
 
     def begin_generation(self) -> None:
         self.owed |= self.current
         self.current = set()
         self.state += 2
+        self.answered = set()
+
+    def note(self, locks: Iterable[str]) -> None:
+        """As write_locks: what a release saw that was cut off stays noted."""
+        earlier = self.noted[1] if self.noted is not None and self.noted[0] == self.state else frozenset()
+        self.noted = self.state, earlier | frozenset(locks)
+
+    def all_back(self, locks: Iterable[str]) -> bool:
+        """Whether every lock that the server before this one left is held again, for certain."""
+        return self.noted is not None and self.noted[0] == self.state - 2 and self.noted[1] <= set(locks)
 
     @property
     def told(self) -> bool:
@@ -78,7 +96,11 @@ class Records:
 
 @dataclass
 class Spot:
-    """What one node has of one service. ``threads`` and ``grace`` are its own server's (netns)."""
+    """What one node has of one service. ``threads`` and ``grace`` are its own server's (netns).
+
+    ``attached``: the callout here is told to write its records; ``frozen``: and to delete none. ``kept``: its keeper
+    runs, which knows that everything answers in the generation ``ready``.
+    """
 
     mounted: set[str] = field(default_factory=set)
     isolated: bool = False
@@ -92,6 +114,10 @@ class Spot:
     threads: int = 0
     grace: bool = False
     locks: set[str] = field(default_factory=set)
+    ready: int = field(default=0, compare=False)
+
+    def keeper_ends(self) -> None:
+        self.kept, self.ready = False, 0
 
     def empty(self) -> bool:
         return self == Spot(frozen=self.frozen)
@@ -140,7 +166,10 @@ class Registry:
 class Cluster:
     """Everything that there is. ``moments`` counts those at which a kill makes a difference, in one run."""
 
-    def __init__(self, services: list[Service], directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(
+        self, services: list[Service], directory: Path, monkeypatch: pytest.MonkeyPatch, *, quick: bool = False
+    ) -> None:
+        self.quick = quick
         self.services = {service.name: service for service in services}
         self.nodes = {name: Node(name) for name in ("node1", "node2")}
         self.registry = Registry()
@@ -155,6 +184,7 @@ class Cluster:
         self.moments = 0
         self.kill_at: int | None = None
         self.dead = False
+        self.keepers_at_work = False
         self.at_work = "node1"
         self.log = Log()
         #: What is not the same in every cluster.
@@ -268,7 +298,61 @@ class Cluster:
         if self.kill_at == self.moments:
             self.dead = True
             raise Killed
+        if self.quick:
+            self.keepers_work()
         self.look_for_broken_promises()
+
+    def time_passes(self) -> None:
+        """Enough of it for every keeper to do what it can, and not for grace to end by itself."""
+        self.keepers_work()
+        self.look_for_broken_promises()
+
+    def keepers_work(self) -> None:
+        """Every keeper does what it can; a run may be killed while they do, which does not stop them for good."""
+        if self.keepers_at_work:
+            return
+        self.keepers_at_work = True
+        try:
+            for node in self.nodes.values():
+                for name in list(node.spots) if node.up else ():
+                    self._keep(node, name)
+        finally:
+            self.keepers_at_work = False
+
+    def _keep(self, node: Node, name: str) -> None:
+        """As nlmfo.failover.keep and notices: tell everybody who is owed a notice, settle, and end grace."""
+        spot, records = node.spot(name), self.records[name]
+        if not spot.kept or not spot.attached or spot.frozen:
+            return
+        host = self.services[name].isolation is Isolation.HOST
+        server = node.server if host else spot
+        records.owed -= records.answered & records.current
+        if spot.ready != records.state:
+            if not (spot.addresses and spot.exported and server.threads):
+                return
+            spot.ready = records.state
+        if server.grace or records.told:
+            for client in sorted(records.owed - records.answered):
+                self._reclaims(name, client, spot, server)
+                records.answered.add(client)
+                self.moment()
+        if records.owed <= records.answered:
+            records.told_state = records.state
+        if records.told and server.grace and not host and records.all_back(spot.locks):
+            server.grace = False
+
+    def _reclaims(self, name: str, client: str, spot: Spot, server: Spot) -> None:
+        """Once, and for good: what does not answer it at this moment has lost it the lock."""
+        if not (spot.addresses and spot.exported and server.threads and server.grace):
+            raise Broken(f"{name}: {client} is told, but its reclaim fails: {spot}")
+        self.records[name].current.add(client)
+        spot.locks.add(client)
+        self.moment()
+
+    def keepers_die(self, name: str) -> None:
+        """All those of a node, as when it is out of memory."""
+        for spot in self.nodes[name].spots.values():
+            spot.keeper_ends()
 
     def look_for_broken_promises(self) -> None:
         for name, service in self.services.items():
@@ -288,7 +372,8 @@ class Cluster:
                     raise Broken(f"{name}: {node} grants others the locks of {lost}")
 
     def grace_ends(self) -> None:
-        """On every node, because it is a matter of time."""
+        """On every node, because it is a matter of time: of much more than a keeper needs."""
+        self.keepers_work()
         for node in self.nodes.values():
             for server in (node.server, *node.spots.values()):
                 server.grace = False
@@ -336,9 +421,21 @@ class Cluster:
         fenced: str | None = None,
         kill_at: int | None = None,
         forced: Iterable[str] = (),
+        wait: float = 0.0,
+        sink: Sink | None = None,
     ) -> bool:
+        word = Word(fenced, None, frozenset(forced))
         with self._nlmfo(node, kill_at) as config:
-            return runs.takeover(config, self.services[service], Word(fenced, None, frozenset(forced)), self.log)
+            return runs.takeover(config, self.services[service], word, sink or self.log, wait=wait)
+
+    def meanwhile(self, command: Callable[[], object]) -> None:
+        """Run a command in the middle of another node's."""
+        mine = self.at_work, self.dead, self.moments, self.kill_at, self.shared_journals, self.open_journals
+        self.shared_journals, self.open_journals = set(), 0
+        try:
+            command()
+        finally:
+            (self.at_work, self.dead, self.moments, self.kill_at, self.shared_journals, self.open_journals) = mine
 
     def release(self, node: str, service: str, *, kill_at: int | None = None) -> None:
         with self._nlmfo(node, kill_at) as config:
@@ -398,6 +495,9 @@ class Hands:
     def prepare(self) -> None:
         self.cluster.moment()
 
+    def close(self) -> None:
+        """What really ends a helper process, which a killed nlmfo takes with it."""
+
     def do(self, step: Step, limit: Deadline) -> str:
         assert not limit.passed()
         self.cluster.moment()
@@ -411,16 +511,37 @@ class Hands:
         return ""
 
     def _freeze(self, _: Step) -> None:
-        self.spot.frozen = True
+        self._tell_callout({self.service.name})
 
     def _thaw(self, _: Step) -> None:
-        self.spot.frozen = False
+        self.records.noted = None
+        self._tell_callout(set())
+
+    def _tell_callout(self, frozen: set[str]) -> None:
+        """Its configuration is written anew: in namespaces this service's own, else that of all who are attached."""
+        if not self.host:
+            self.spot.attached, self.spot.frozen = True, bool(frozen)
+            return
+        for name in (self.service.name, *self.cluster._attached(self.node, self.service)):
+            spot = self.node.spot(name)
+            spot.frozen = spot.attached and name in frozen
 
     def _address_down(self, _: Step) -> None:
         self.spot.addresses = self.spot.link = False
 
     def _unexport(self, _: Step) -> None:
         self.spot.exported = False
+
+    def _note_locks(self, _: Step) -> None:
+        """What is not noted here is not waited for by the next owner."""
+        self._need_records()
+        missing = self.cluster.holding[self.service.name] - self.spot.locks
+        noted = self.records.noted
+        if missing - (noted[1] if noted is not None and noted[0] == self.records.state else frozenset()):
+            raise Broken(f"{self.service.name}: the locks of {missing} are not noted")
+        if self.spot.addresses or not self.spot.frozen:
+            raise Broken(f"{self.service.name}: the locks are noted while clients can lock")
+        self.records.note(self.spot.locks)
 
     def _unlock(self, _: Step) -> None:
         self.spot.locks.clear()
@@ -433,21 +554,30 @@ class Hands:
         _need(not self.spot.locks, "locks are left")
 
     def _stop_daemons(self, _: Step) -> None:
-        self.spot.daemons = self.spot.kept = False
+        self.spot.daemons = False
+        self.spot.keeper_ends()
 
     def _detach(self, _: Step) -> None:
-        self.spot.attached = self.spot.frozen = False
+        self.spot.attached = False
+        self._tell_callout(set())
 
     def _collect(self, _: Step) -> None:
-        _need(len(self.spot.mounted) > 0, "the records are not mounted")
+        self._need_records()
+        if not self.spot.attached and not self.host:
+            raise Broken(f"{self.service.name}: another node's records are written here")
+
+    def _need_records(self) -> None:
+        state = self.service.state_partition
+        _need(state is None or state.uuid in self.spot.mounted, "the records are not mounted")
 
     def _unisolate(self, _: Step) -> None:
-        _need(not self.spot.link and not self.spot.daemons, "namespaces in use")
-        self.spot.isolated = self.spot.frozen = False
+        _need(not self.spot.link and not self.spot.daemons and not self.spot.kept, "namespaces in use")
+        self.spot.isolated = self.spot.frozen = self.spot.attached = False
 
     def _umount(self, step: Step) -> None:
-        busy = self.spot.exported or self.spot.locks or self.spot.daemons or (not self.host and self.spot.threads)
-        _need(not busy, "target is busy")
+        spot = self.spot
+        own = spot.daemons or spot.isolated or spot.threads
+        _need(not (spot.exported or spot.locks or spot.kept or (own and not self.host)), "target is busy")
         _need(self.service.state / "runs" not in self.cluster.shared_journals, "target is busy: the journal is open")
         self.spot.mounted.remove(self._uuid(step))
 
@@ -474,6 +604,7 @@ class Hands:
         self.spot.mounted.add(self._uuid(step))
 
     def _records(self, _: Step) -> None:
+        self._need_records()
         self.records.begin_generation()
 
     def _isolate(self, _: Step) -> None:
@@ -481,22 +612,34 @@ class Hands:
         self.spot.isolated = self.spot.link = True
 
     def _export(self, _: Step) -> None:
+        """The callout goes to work, and the keeper with it: in this order on the node, in the other in namespaces."""
+        self._need_records()
+        if self.host:
+            self.spot.exported = True
+            self.cluster.moment()
+            self.spot.attached = True
+            self._tell_callout(set())
+            return
+        _need(self.spot.isolated, "no namespaces")
+        self._tell_callout(set())
+        self.cluster.moment()
         self.spot.exported = True
-        self.spot.attached = self.host
 
     def _start_daemons(self, _: Step) -> None:
         _need(self.spot.isolated, "no namespaces")
+        self.spot.kept = True
+        self.cluster.moment()
         self.spot.daemons = True
 
     def _start_nfsd(self, _: Step) -> None:
         _need(self.spot.daemons, "no daemons")
+        _need(self.spot.exported, "nothing is exported")
         self.spot.threads, self.spot.grace = 8, True
 
     def _grace(self, _: Step) -> None:
         names = self.cluster._attached(self.node, self.service)
         others = [(self.node.spot(name), self.cluster.records[name]) for name in names]
-        for spot, _records in others:
-            spot.frozen = True
+        self._tell_callout({self.service.name, *names})
         self.cluster.moment()
         self.node.server.threads = 0
         for spot, records in [*others, (self.spot, self.records)]:
@@ -507,8 +650,7 @@ class Hands:
             self.cluster.moment()
         self.node.server.threads, self.node.server.grace = 8, True
         self.cluster.moment()
-        for spot, _records in others:
-            spot.frozen = False
+        self._tell_callout(set())
 
     def _address_up(self, _: Step) -> None:
         _need(self.host or self.spot.link, "no link")
@@ -518,32 +660,26 @@ class Hands:
         up = (self.spot.addresses, self.spot.exported, self.server.threads)
         _need(all(up), "it does not answer")
 
-    def _notify(self, _: Step) -> None:
-        _need(self.server.grace, "grace is over")
+    def _told(self) -> list[str]:
+        """The services whose clients may have to reclaim: whose keepers tell them."""
         own = [self.service.name] if not self.host or self.spot.attached else []
-        for name in (*own, *(self.cluster._attached(self.node, self.service) if self.host else ())):
-            records, spot = self.cluster.records[name], self.node.spot(name)
-            if not records.told:
-                for client in sorted(records.owed):
-                    self._reclaims(name, client, spot, records)
-                records.told_state = records.state
-                self.cluster.moment()
+        return [*own, *(self.cluster._attached(self.node, self.service) if self.host else ())]
 
-    def _reclaims(self, name: str, client: str, spot: Spot, records: Records) -> None:
-        """Once, and for good: what does not answer it at this moment has lost it the lock."""
-        up = (spot.addresses, spot.exported, self.server.threads, self.server.grace)
-        if not all(up):
-            raise Broken(f"{name}: {client} is told, but its reclaim fails: {spot}")
-        records.current.add(client)
-        spot.locks.add(client)
-        self.cluster.moment()
+    def _notify(self, _: Step) -> None:
+        for name in self._told():
+            spot, records = self.node.spot(name), self.cluster.records[name]
+            _need(spot.kept, "the process that tells the clients has ended")
+            spot.ready = records.state
+            self.cluster.keepers_work()
+            _need(records.told, "grace ended before the clients could be told" if not self.server.grace else "deadline")
 
     def _reclaim(self, _: Step) -> None:
-        for records in self.cluster.records.values():
-            records.owed -= records.current
+        self.cluster.keepers_work()
 
     def _keep(self, _: Step) -> None:
-        self.spot.kept = True
+        for name in self._told():
+            self.node.spot(name).kept = True
+            self.cluster.moment()
 
     def _forget(self, spot: Spot, records: Records) -> None:
         """A clean stop of nfsd: the locks go, and statd is told to forget who had them."""

@@ -256,7 +256,7 @@ class FakeClients:
         if (version, procedure) == (2, 3):
             assert struct.unpack(">2I", arguments[8:]) in ((17, 0), (6, 0))
             return SUCCESS, struct.pack(">I", port)
-        assert (version, procedure) == (4, 3), "neither GETPORT nor GETADDR"
+        assert (version, procedure) in ((3, 3), (4, 3)), f"{version}, {procedure}: neither GETPORT nor GETADDR"
         assert arguments[8:16] in (b"\0\0\0\4udp6", b"\0\0\0\4tcp6")
         assert not _after_string(_after_string(arguments[16:])), "more than an address and an owner"
         text = f"::.{port >> 8}.{port & 255}".encode() if port else b""

@@ -95,7 +95,7 @@ def test_each_client_hears_both_names_with_exactly_our_state_from_the_floating_a
 def test_an_ipv6_client_is_told_from_an_ipv6_address(hosts: str) -> None:
     with stand(hosts) as here, here.clients(ipv6=True) as clients:
         (notice,) = here.tell("::1", source=IPv6Address("::1"))
-    name = hosts.split()[-1]
+    name = hosts.rsplit(maxsplit=1)[-1]
     assert (notice.outcome, notice.names) == (Outcome.TOLD, (name, name.partition(".")[0]))
     assert clients.heard["::1"].notices == [(sent, STATE) for sent in notice.names]
     assert clients.heard["::1"].callers == {"::1"}
