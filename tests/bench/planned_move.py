@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What clients notice of a planned move: ``python -m tests.bench.planned_move [ROUNDS]``, as root.
 
-One service moves to and fro between two servers of the lab. Client 1 holds 20 locks and writes all the time; client 2
-wants those locks in vain, and asks for new ones during each move. Prints one ``NAME VALUE UNIT`` per line; the time
-line of each round goes to standard error. Fails when a lock, or an acknowledged write, did not survive a move.
+One service moves there and back between two servers of the lab. Client 1 holds 20 locks and writes all the time;
+client 2 wants those locks in vain, and asks for new ones during each move. Prints one ``NAME VALUE UNIT`` per line;
+the time line of each round goes to standard error. Fails when a lock, or an acknowledged write, did not survive.
 
     planned_write_pause_s                longest time between two acknowledged writes, median of the rounds
     planned_newlock_pause_s              from asking for a new lock to having it, the slowest, median of the rounds

@@ -147,5 +147,5 @@ def all_up(of: Service) -> Observed:
         addresses=True,
         told=True,
         kept=True,
-        attached=host,
+        attached=True,
     )

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Runs on a server: follows a service's grace period and the locks held meanwhile. Usage: grace_watch.py SERVICE DIRECTORY
+"""Runs on a server: follows a service's grace period and the locks that are held meanwhile.
+
+Usage: grace_watch.py SERVICE DIRECTORY
 
 Enters the service's network and mount namespaces as soon as nfsd runs there, and prints one JSON object per line when
 something has changed:
