@@ -13,6 +13,8 @@ from nlmfo.host import node_server
 CONFIG = Path("/etc/nlmfo")
 #: Refusals that ``--force=CODE`` passes: what they guard against, the operator may know better.
 FORCIBLE = ("own-client", "stale-records", *sorted(node_server.FORCIBLE))
+#: The same, of ``clients --forget``.
+FORCIBLE_FORGETTING = ("client-connected",)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -47,8 +49,10 @@ def _add_runs(found: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         help="while another node serves it: get everything ready, and wait that long for its 'nlmfo release'",
     )
     _add_word(command)
+    _add_telling(command)
     command = _command(found, "release", "let go of a service that this node serves", commands.release)
     command.add_argument("service", metavar="SERVICE")
+    _add_telling(command)
     command = _command(found, "plan", "show what a takeover or release would do, and why", commands.plan)
     command.add_argument("verb", choices=("takeover", "release"))
     command.add_argument("service", metavar="SERVICE")
@@ -57,8 +61,10 @@ def _add_runs(found: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     command = _command(found, "resume", "go on with a takeover or release that was cut off", commands.resume)
     command.add_argument("service", metavar="SERVICE", nargs="?")
     _add_word(command)
+    _add_telling(command)
     command = _command(found, "abort", "go back to a safe state after a run that was cut off", commands.abort)
     command.add_argument("service", metavar="SERVICE")
+    _add_telling(command)
 
 
 def _add_looks(found: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -68,6 +74,12 @@ def _add_looks(found: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     command = _command(found, "clients", "who is on record here as a possible holder of locks", commands.clients)
     command.add_argument("service", metavar="SERVICE", nargs="?")
     command.add_argument("--fsid", metavar="FSID", help="only who may hold locks below the export with this fsid")
+    command.add_argument(
+        "--forget",
+        metavar="CLIENT",
+        help="you vouch that this client is gone for good, and holds no locks: it is told no more",
+    )
+    _add_force(command, FORCIBLE_FORGETTING)
     _add_json(command)
     command = _command(found, "check", "what this kernel offers, and what would be used for what", commands.check)
     _add_json(command)
@@ -87,17 +99,27 @@ def _add_json(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="one JSON document")
 
 
+def _add_telling(command: argparse.ArgumentParser) -> None:
+    how = command.add_mutually_exclusive_group()
+    how.add_argument("--json", action="store_true", help="one JSON document at the end, also when the run fails")
+    how.add_argument("--events", action="store_true", help="a line of JSON for each event, as it happens")
+
+
 def _add_word(command: argparse.ArgumentParser) -> None:
     word = command.add_mutually_exclusive_group()
     word.add_argument("--fenced", metavar="NODE", help="you vouch that NODE, the owner, is down for certain")
     word.add_argument("--released-by", metavar="NODE", help="you vouch that NODE, the owner, has let go")
     word.add_argument("--fence", metavar="NODE", help="have NODE, the owner, fenced by the hook of [cluster] fence")
+    _add_force(command, FORCIBLE)
+
+
+def _add_force(command: argparse.ArgumentParser, codes: tuple[str, ...]) -> None:
     command.add_argument(
         "--force",
         metavar="CODE",
         action="append",
         default=[],
-        choices=FORCIBLE,
+        choices=codes,
         help="pass the refusal that named this code; may be given several times",
     )
 

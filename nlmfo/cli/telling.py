@@ -18,27 +18,26 @@ import argparse
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from nlmfo.child import in_child
 from nlmfo.cli import screen, text
 from nlmfo.cli.running import Running
-from nlmfo.config import Config, Service
+from nlmfo.config import Config
 from nlmfo.errors import NlmfoError
 from nlmfo.failover.events import (
     Begun,
     ClientNotTold,
-    Ended,
     Event,
     ExportLeftOut,
     JournalNotWritten,
     LocksMissing,
     Outcome,
     StepNotDone,
-    Verb,
 )
 from nlmfo.failover.journal import as_object
 from nlmfo.failover.report import AddressDown, Lines, Report, Reporter, last_address_down
@@ -54,16 +53,16 @@ _WARNINGS = (ClientNotTold, ExportLeftOut, JournalNotWritten, LocksMissing)
 
 
 class Teller:
-    """Hears the events of one command. Makes the reports; the subclasses say how all of it is told."""
+    """Hears the events of one command, and makes the reports of its runs; subclasses say how that is told."""
 
     def __init__(self) -> None:
         self.reporters: list[Reporter] = []
-        self.said: list[str] = []
+        self.sentences: list[str] = []
         self.gaps = False
-        self.clock = screen.wall_clock()
+        self._clock = screen.wall_clock()
 
     def __call__(self, event: Event) -> None:
-        at = self.clock()
+        at = self._clock()
         self.gaps = self.gaps or isinstance(event, JournalNotWritten)
         if isinstance(event, Begun):
             self.reporters.append(Reporter(event, at))
@@ -71,16 +70,166 @@ class Teller:
             self.reporters[-1].hear(event, at)
         self.tell(event)
 
-    def tell(self, event: Event) -> None:
-        """Say what there is to say at once."""
+    def say(self, sentence: str) -> None:
+        """What it came to; said at the end."""
+        self.sentences.append(sentence)
 
-    def say(self, line: str) -> None:
-        """What it came to, in a sentence; said at the end."""
-        self.said.append(line)
+    def tell(self, event: Event) -> None:
+        """Say what there is to say of it at once."""
 
     def end(self, reports: list[Report], error: BaseException | None) -> None:
-        """The command has ended; ``error`` is what it ended with, and is said elsewhere."""
+        """Say the rest. ``error`` is what the command ended with; its text is for whoever prints errors."""
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """While the command runs."""
+        yield
 
 
-class Lines_(Teller):
-    """Sentences, one line each."""
+class Sentences(Teller):
+    """Lines for people, and for logs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._running = Running()
+        self._hearing = threading.Lock()
+
+    def tell(self, event: Event) -> None:
+        with self._hearing:
+            reached = self._running.hear(event, time.monotonic())
+        said = text.line(event)
+        for line in [*([] if said is None else [said]), *reached]:
+            self.line(line, event)
+
+    def line(self, line: str, _event: Event) -> None:
+        screen.say(line)
+
+    def end(self, reports: list[Report], error: BaseException | None) -> None:
+        for line in (*map(text.report, reports), *self.sentences):
+            screen.say(line)
+
+
+class OnTerminal(Sentences):
+    """The same, with what is going on in a line below them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._status: screen.StatusLine | None = None
+        self._colours = screen.may_colour()
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        with screen.status_line(self._words) as self._status:
+            try:
+                yield
+            finally:
+                self._status = None
+
+    def tell(self, event: Event) -> None:
+        super().tell(event)
+        if self._status is not None:
+            self._status.redraw()
+
+    def line(self, line: str, event: Event) -> None:
+        colour = _RED if isinstance(event, StepNotDone) else _YELLOW if isinstance(event, _WARNINGS) else ""
+        painted = f"{colour}{line}{_PLAIN}" if colour and self._colours else line
+        if self._status is None:
+            screen.say(painted)
+        else:
+            self._status.say(painted)
+
+    def _words(self) -> str:
+        with self._hearing:
+            return self._running.words(time.monotonic(), time.time())
+
+
+class EventLines(Teller):
+    """``--events``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._first: dict[str, Any] = {"version": VERSION}
+
+    def tell(self, event: Event) -> None:
+        screen.say(json.dumps(self._first | as_object(event)))
+        self._first = {}
+
+
+class Document(Teller):
+    """``--json``."""
+
+    def __init__(self, verb: str, service: str | None) -> None:
+        super().__init__()
+        self._verb = verb
+        self._service = service
+
+    def end(self, reports: list[Report], error: BaseException | None) -> None:
+        said = None if error is None else str(error) or "interrupted"
+        each = [self._run(report, said if report is reports[-1] else None) for report in reports]
+        if self._service is None:
+            found: dict[str, Any] = {"version": VERSION, "verb": self._verb, "error": said, "runs": each}
+        else:
+            found = {"version": VERSION} | (each[-1] if each else self._nothing(said))
+        screen.say(json.dumps(found, indent=2))
+
+    def _run(self, report: Report, error: str | None) -> dict[str, Any]:
+        return self._about(report.service, report.outcome, error) | {"report": report_as_object(report)}
+
+    def _nothing(self, error: str | None) -> dict[str, Any]:
+        """Refused, failed or not needed, before a run began."""
+        return self._about(self._service, Outcome.UNTOUCHED, error) | {"report": None}
+
+    def _about(self, service: str | None, outcome: Outcome | None, error: str | None) -> dict[str, Any]:
+        return {"service": service, "verb": self._verb, "outcome": outcome, "error": error}
+
+
+def teller(arguments: argparse.Namespace, verb: str) -> Teller:
+    """As the arguments and the terminal ask for."""
+    if arguments.events:
+        return EventLines()
+    if arguments.json:
+        return Document(verb, arguments.service)
+    return OnTerminal() if screen.is_terminal() else Sentences()
+
+
+@contextmanager
+def telling(config: Config, arguments: argparse.Namespace, verb: str) -> Iterator[Teller]:
+    """Tell of one command, whatever it ends with."""
+    tell = teller(arguments, verb)
+    error: BaseException | None = None
+    try:
+        with tell.at_work():
+            yield tell
+    except BaseException as caught:
+        error = caught
+        raise
+    finally:
+        tell.end([_report(config, reporter, tell) for reporter in tell.reporters], error)
+
+
+def _report(config: Config, reporter: Reporter, tell: Teller) -> Report:
+    """With how long clients waited, as far as earlier journals say when that began."""
+    found = reporter.report()
+    if found.address_up is None or found.outcome is not Outcome.SERVED or tell.gaps:
+        return found
+    return reporter.report(_before(config, reporter.begun))
+
+
+def _before(config: Config, begun: Begun) -> AddressDown | None:
+    """When the last owner took the address down. What keeps it from being known must not fail a run that is over."""
+    with suppress(NlmfoError, OSError):
+        runs = config.service(begun.service).state / "runs"
+        look = partial(_last_address_down, runs, begun)
+        return in_child(f"reading {runs}", look, deadline=READ)
+    return None
+
+
+def _last_address_down(runs: Path, begun: Begun) -> AddressDown | None:
+    return last_address_down(_journals(runs, begun.service), begun)
+
+
+def _journals(runs: Path, service: str) -> Iterator[Lines]:
+    """Those of a service, the newest first; one that cannot be read is left out."""
+    for name in reversed(journal.names(runs, service)[-EARLIER:]):
+        with suppress(NlmfoError):
+            yield journal.read(runs, name)

@@ -124,7 +124,7 @@ class Keep:
             # What another server noted under its own number says nothing about the one before us.
             before = read_locks(self.service.state, number - 2)
             self._reclaims = Reclaims(self.service, number, before, complete=self.keeper.shared.complete())
-        still = self._reclaims.look(standings, in_grace=in_grace)
+        still = self._reclaims.look(standings, told=self.notices.told, in_grace=in_grace)
         if in_grace and not still and self._reclaims.all_back:
             self.notices.let_go_of_the_answered("it answered, and every lock is held again without it")
             standings = self.notices.standings()

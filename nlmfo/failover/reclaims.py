@@ -48,8 +48,11 @@ class Reclaims:
         self._ended = ""
         self._words: tuple[tuple[HeldLock, ...], tuple[str, ...]] = ((), ())
 
-    def look(self, standings: Mapping[str, Entry], *, in_grace: bool) -> bool:
-        """Compare the locks while reclaims are granted, and end grace if it may end; whether it is on still."""
+    def look(self, standings: Mapping[str, Entry], *, told: bool, in_grace: bool) -> bool:
+        """Compare the locks while reclaims are granted, and end grace if it may end; whether it is on still.
+
+        ``told``: everything answers, and whoever is on record has been sent a notice.
+        """
         # A second grace, as after a restart of nfsd by hand, is not ours to judge: the locks went once more.
         self._begun = self._begun or in_grace
         self._over = self._over or (self._begun and not in_grace)
@@ -61,7 +64,7 @@ class Reclaims:
             if not in_grace:
                 return False
             self._account.update(*readings)
-        why = self._why_it_may_end(standings)
+        why = self._why_it_may_end(standings) if told else ""
         if not why:
             self._may_since = None
             return True
