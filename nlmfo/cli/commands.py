@@ -10,19 +10,22 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
-from pathlib import Path
 
 from nlmfo.child import in_child
 from nlmfo.cli import check as checks
 from nlmfo.cli import text
-from nlmfo.config import Config, Service
+from nlmfo.cli.telling import telling
+from nlmfo.config import Config, Isolation, Service
 from nlmfo.errors import ExitCode, NlmfoError, NotOwned
-from nlmfo.failover import runs
-from nlmfo.failover.clients import ClientOnRecord, on_record
-from nlmfo.failover.events import Event, Outcome, Verb
+from nlmfo.failover import progress, runs
+from nlmfo.failover.clients import ClientOnRecord, forget, on_record
+from nlmfo.failover.events import Outcome, Verb
 from nlmfo.failover.keep import Keep
-from nlmfo.failover.status import of_service
+from nlmfo.failover.keeper import Place
+from nlmfo.failover.progress import Progress
+from nlmfo.failover.status import ServiceStatus, of_service
 from nlmfo.host import survey
+from nlmfo.host.namespaces import Namespaces
 from nlmfo.ownership.proof import Word
 
 Command = Callable[[Config, argparse.Namespace], ExitCode]
@@ -31,25 +34,33 @@ Command = Callable[[Config, argparse.Namespace], ExitCode]
 READ = 30.0
 
 
+class UsageError(NlmfoError):
+    """Words that the parser takes one by one, and that make no sense together."""
+
+    exit_code = ExitCode.USAGE
+
+
 def takeover(config: Config, arguments: argparse.Namespace) -> ExitCode:
-    _need_root()
-    service = config.service(arguments.service)
-    if arguments.wait and config.registry is None:
-        raise NlmfoError(
-            "--wait: without a registry nobody can tell when another node has released a service",
-            hint="set [cluster] registry, or run 'nlmfo takeover' once the other node has released it",
-        )
-    if runs.takeover(config, service, _word(config, arguments), _tell, wait=arguments.wait):
-        _say(f"{service.name}: served here now")
-    else:
-        _say(f"{service.name}: served here already")
+    with telling(config, arguments, "takeover") as tell:
+        _need_root()
+        service = config.service(arguments.service)
+        if arguments.wait and config.registry is None:
+            raise NlmfoError(
+                "--wait: without a registry nobody can tell when another node has released a service",
+                hint="set [cluster] registry, or run 'nlmfo takeover' once the other node has released it",
+            )
+        if runs.takeover(config, service, _word(config, arguments), tell, wait=arguments.wait):
+            tell.say(f"{service.name}: served here now")
+        else:
+            tell.say(f"{service.name}: served here already")
     return ExitCode.OK
 
 
 def release(config: Config, arguments: argparse.Namespace) -> ExitCode:
-    _need_root()
-    runs.release(config, config.service(arguments.service), _tell)
-    _say(f"{arguments.service}: released; another node may take over")
+    with telling(config, arguments, "release") as tell:
+        _need_root()
+        runs.release(config, config.service(arguments.service), tell)
+        tell.say(f"{arguments.service}: released; another node may take over")
     return ExitCode.OK
 
 
@@ -67,40 +78,61 @@ def plan(config: Config, arguments: argparse.Namespace) -> ExitCode:
 
 
 def resume(config: Config, arguments: argparse.Namespace) -> ExitCode:
-    _need_root()
-    word = _word(config, arguments)
-    chosen = _chosen(config, arguments)
-    resumed = [service.name for service in chosen if runs.resume(config, service, word, _tell)]
-    for name in resumed:
-        _say(f"{name}: done")
-    if not resumed:
-        _say("nothing to resume: the last run of each service on this node came to its end")
+    with telling(config, arguments, "resume") as tell:
+        _need_root()
+        word = _word(config, arguments)
+        chosen = _chosen(config, arguments)
+        resumed = [service.name for service in chosen if runs.resume(config, service, word, tell)]
+        for name in resumed:
+            tell.say(f"{name}: done")
+        if not resumed:
+            tell.say("nothing to resume: the last run of each service on this node came to its end")
     return ExitCode.OK
 
 
 def abort(config: Config, arguments: argparse.Namespace) -> ExitCode:
-    _need_root()
-    outcome = runs.abort(config, config.service(arguments.service), _tell)
-    served = outcome is Outcome.SERVED
-    _say(f"{arguments.service}: {'served here, as before' if served else 'nothing of it is left here'}")
+    with telling(config, arguments, "abort") as tell:
+        _need_root()
+        outcome = runs.abort(config, config.service(arguments.service), tell)
+        served = outcome is Outcome.SERVED
+        tell.say(f"{arguments.service}: {'served here, as before' if served else 'nothing of it is left here'}")
     return ExitCode.OK
 
 
 def status(config: Config, arguments: argparse.Namespace) -> ExitCode:
     """5 when a service was named and is not served here."""
     states = [of_service(config, service) for service in _chosen(config, arguments)]
+    seen = {state.service: _progress(config.service(state.service), state) for state in states}
+    progresses = {name: found for name, found in seen.items() if found is not None}
     if arguments.json:
-        document = {"node": config.node, "services": [asdict(state) for state in states]}
-        print(json.dumps(document, indent=2))
+        services = [asdict(state) | _progress_document(progresses.get(state.service)) for state in states]
+        print(json.dumps({"node": config.node, "services": services}, indent=2))
     else:
-        print(text.status(states))
+        print(text.status(states, progresses))
     if arguments.service and states[0].here != "serving":
         return ExitCode.NOT_OWNED
     return ExitCode.OK
 
 
+def _progress(service: Service, state: ServiceStatus) -> Progress | None:
+    """What the keeper says of the clients, if it says so of the generation that is served here."""
+    if state.here != "serving" or state.owner is None:
+        return None
+    host = service.isolation is Isolation.HOST
+    place = Place.of_node(service.name) if host else Place.on_node(Namespaces(service.name))
+    found = progress.read(place.progress)
+    return found if found is not None and found.state == state.owner.state else None
+
+
+def _progress_document(found: Progress | None) -> dict[str, object]:
+    """Only where there is something to say."""
+    return {} if found is None else {"progress": asdict(found)}
+
+
 def clients(config: Config, arguments: argparse.Namespace) -> ExitCode:
     _need_root()
+    if arguments.forget is not None:
+        return _forget(config, arguments)
     found: list[ClientOnRecord] = []
     for service in _chosen(config, arguments):
         try:
@@ -115,6 +147,19 @@ def clients(config: Config, arguments: argparse.Namespace) -> ExitCode:
         print(json.dumps({"node": config.node, "clients": [asdict(client) for client in found]}, indent=2))
     else:
         print(text.clients(found))
+    return ExitCode.OK
+
+
+def _forget(config: Config, arguments: argparse.Namespace) -> ExitCode:
+    if not arguments.service:
+        raise UsageError("--forget: of which service?", hint=f"nlmfo clients SERVICE --forget {arguments.forget}")
+    service = config.service(arguments.service)
+    work = partial(forget, config, service, arguments.forget, frozenset(arguments.force))
+    found = in_child(f"work in {service.state}", work, deadline=READ)
+    if arguments.json:
+        print(json.dumps({"node": config.node, "forgotten": asdict(found)}, indent=2))
+    else:
+        print(f"{found.service}: {found.client} is forgotten: it is owed no notice any more")
     return ExitCode.OK
 
 
@@ -147,18 +192,3 @@ def _word(config: Config, arguments: argparse.Namespace) -> Word:
 def _need_root() -> None:
     if os.geteuid() != 0:
         raise NlmfoError("this needs root", hint="run it with sudo")
-
-
-def _tell(event: Event) -> None:
-    said = text.line(event)
-    if said is not None:
-        _say(said)
-
-
-def _say(line: str) -> None:
-    """Print; when nobody reads any more, go on in silence: a closed pipe must not stop a run, or its rollback."""
-    try:
-        print(line, flush=True)
-    except OSError:
-        with Path(os.devnull).open("w") as nowhere:
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())

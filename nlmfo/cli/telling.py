@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How a run is told of: as lines, with a status line on a terminal; as events (``--events``); as a document (``--json``).
+"""How a run is told of: lines, on a terminal with a status line below; events (``--events``); a document (``--json``).
 
 ``--events``: a line of JSON for each event, as it comes, in the form of nlmfo.failover.journal.as_object; the first has
 ``"version": 1`` as well. There is none where nothing was to be done.
@@ -77,8 +77,8 @@ class Teller:
     def tell(self, event: Event) -> None:
         """Say what there is to say of it at once."""
 
-    def end(self, reports: list[Report], error: BaseException | None) -> None:
-        """Say the rest. ``error`` is what the command ended with; its text is for whoever prints errors."""
+    def end(self, reports: list[Report], _error: BaseException | None) -> None:
+        """Say the rest. ``_error`` is what the command ended with; on standard error it is said elsewhere."""
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
@@ -104,7 +104,7 @@ class Sentences(Teller):
     def line(self, line: str, _event: Event) -> None:
         screen.say(line)
 
-    def end(self, reports: list[Report], error: BaseException | None) -> None:
+    def end(self, reports: list[Report], _error: BaseException | None) -> None:
         for line in (*map(text.report, reports), *self.sentences):
             screen.say(line)
 
@@ -119,7 +119,8 @@ class OnTerminal(Sentences):
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        with screen.status_line(self._words) as self._status:
+        with screen.status_line(self._words) as line:
+            self._status = line
             try:
                 yield
             finally:
@@ -163,8 +164,8 @@ class Document(Teller):
         self._verb = verb
         self._service = service
 
-    def end(self, reports: list[Report], error: BaseException | None) -> None:
-        said = None if error is None else str(error) or "interrupted"
+    def end(self, reports: list[Report], _error: BaseException | None) -> None:
+        said = None if _error is None else str(_error) or "interrupted"
         each = [self._run(report, said if report is reports[-1] else None) for report in reports]
         if self._service is None:
             found: dict[str, Any] = {"version": VERSION, "verb": self._verb, "error": said, "runs": each}

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import singledispatch
 
 from nlmfo.config import Service
-from nlmfo.failover.clients import ClientOnRecord
+from nlmfo.failover.clients import ClientOnRecord, ClientState
 from nlmfo.failover.events import (
     AwaitingRelease,
     CleaningUp,
@@ -24,11 +24,16 @@ from nlmfo.failover.events import (
     StepNotDone,
 )
 from nlmfo.failover.plan import WHY, Plan, Step
+from nlmfo.failover.progress import Locks, Progress
+from nlmfo.failover.report import Clients, Grace, Pause, Report, Told, clients_of, next_steps
 from nlmfo.failover.runs import Outlook
 from nlmfo.failover.status import ServiceStatus
 from nlmfo.plain import plain
+from nlmfo.records.ledger import Standing
 
 SUPERSEDED = "STILL MOUNTED here, and must not be written to: restart this node by 'echo b > /proc/sysrq-trigger'"
+#: How many clients, and locks, a report names before it says how many more there are.
+NAMED = 8
 PARTLY = "PARTLY up here: run 'nlmfo resume' or 'nlmfo abort'"
 
 
@@ -66,12 +71,12 @@ def _(event: RollingBack) -> str:
 
 @line.register
 def _(event: ClientNotTold) -> str:
-    return f"warning: client {event.client} was not told: {event.reason}; it stays on record"
+    return f"warning: client {plain(event.client)} was not told: {plain(event.reason)}; it stays on record"
 
 
 @line.register
 def _(event: ClientQuiet) -> str:
-    return f"client {event.client} has asked for no lock again so far; it stays on record"
+    return f"client {plain(event.client)} has asked for no lock again so far; it stays on record"
 
 
 @line.register
@@ -94,7 +99,7 @@ def _(event: LocksMissing) -> str:
     of = f"{event.missing} of {event.total} locks are not held again"
     if not event.exact:
         of += " (of those seen at the last look before the crash)"
-    return "\n".join((f"warning: {of}", *(f"  {lock}" for lock in event.named)))
+    return "\n".join((f"warning: {of}", *(f"  {plain(lock)}" for lock in event.named)))
 
 
 def outlook(service: Service, found: Outlook) -> str:
@@ -137,12 +142,85 @@ def _step(step: Step) -> dict[str, str]:
     return {"action": str(step.action), "subject": step.subject, "why": WHY[step.action]}
 
 
-def status(states: list[ServiceStatus]) -> str:
-    """One line for each service."""
+def report(found: Report) -> str:
+    """What a run came to, in a few lines."""
+    outcome = found.outcome or "cut off"
+    lines = [f"{found.service}: {found.verb}: {outcome} after {found.seconds:.2f} s{_slowest(found)}"]
+    lines += [f"  {line}" for told in found.told for line in _told(told, several=len(found.told) > 1)]
+    if found.pause is not None:
+        lines.append(f"  {_pause(found.pause)}")
+    lines += [f"  next: {step}" for step in next_steps(found)]
+    return "\n".join(lines)
+
+
+def _slowest(found: Report) -> str:
+    if not found.steps:
+        return ""
+    slowest = max(found.steps, key=lambda each: each.seconds)
+    return f"; the longest step was '{slowest.step}', {slowest.seconds:.2f} s"
+
+
+def _told(told: Told, *, several: bool) -> Iterator[str]:
+    of = f"{told.service}: " if several else ""
+    yield f"{of}clients: {_counted(told.clients)}"
+    if told.clients.unreachable:
+        names = _listed(told.clients.unreachable_names, told.clients.unreachable)
+        yield f"{of}did not answer: {names}"
+    if told.clients.not_back_names:
+        yield f"{of}asked for no lock so far: {_listed(told.clients.not_back_names)}"
+    if told.locks is not None:
+        yield f"{of}locks: {_held(told.locks)}"
+        missing = told.locks.missing
+        yield from (f"  not held again: {plain(lock)}" for lock in missing[:NAMED])
+        if len(missing) > NAMED:
+            yield f"  not held again: {len(missing) - NAMED} more"
+    yield f"{of}grace: {_grace(told.grace)}"
+
+
+def _counted(clients: Clients) -> str:
+    if not clients.owed:
+        return "nobody had to be told"
+    said = f"{clients.owed} owed a notice, {clients.told} told, {clients.answered} answered, {clients.back} back"
+    said += f", {clients.left} hold nothing any more" if clients.left else ""
+    return said + (f", {clients.unreachable} did not answer" if clients.unreachable else "")
+
+
+def _held(locks: Locks) -> str:
+    said = f"{locks.back} of {locks.total} held again"
+    return said if locks.exact else f"{said} (estimate: of those seen at the last look before the crash)"
+
+
+def _grace(grace: Grace) -> str:
+    if grace.on:
+        return f"goes on until {_time_of_day(grace.until)} at the latest" if grace.until else "goes on"
+    after = "" if grace.after is None else f" after {grace.after:.1f} s"
+    return f"ended early{after}: {plain(grace.ended)}" if grace.ended else f"over{after}"
+
+
+def _pause(pause: Pause) -> str:
+    if pause.exact:
+        since = f"from address down on {plain(pause.node)} to address up here"
+        return f"longest pause for clients: {pause.seconds:.2f} s, {since}, by the clocks of both nodes"
+    return (
+        f"longest pause for clients: at least {pause.seconds:.2f} s, from the claim to address up; when the last owner "
+        "went away is not on record"
+    )
+
+
+def _listed(names: Iterable[str], count: int | None = None) -> str:
+    """The first names, and how many more there are."""
+    found = [plain(name) for name in names]
+    more = (len(found) if count is None else count) - len(found[:NAMED])
+    return ", ".join(found[:NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def status(states: list[ServiceStatus], progresses: Mapping[str, Progress] | None = None) -> str:
+    """One line for each service. ``progresses``: how far the clients are, of those services that are served here."""
     if not states:
         return "no services are configured"
     width = max(len(state.service) for state in states)
-    return "\n".join(f"{state.service:<{width}}  {_standing(state)}" for state in states)
+    found = progresses or {}
+    return "\n".join(f"{state.service:<{width}}  {_standing(state, found.get(state.service))}" for state in states)
 
 
 def clients(found: list[ClientOnRecord]) -> str:
@@ -157,7 +235,7 @@ def clients(found: list[ClientOnRecord]) -> str:
             ",".join(client.addresses),
             ",".join(client.fsids) or "any",
             _when(client.since),
-            client.state if client.intact else f"{client.state}, record damaged",
+            _state(client),
         )
         for client in found
     ]
@@ -166,11 +244,30 @@ def clients(found: list[ClientOnRecord]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
+def _state(client: ClientOnRecord) -> str:
+    said, notice = str(client.state), client.notice
+    if notice is None:
+        said += f", {Standing.PENDING}" if client.state is ClientState.OWED else ""
+    elif notice.standing is Standing.UNREACHABLE:
+        said += f", unreachable since {_when(notice.since)}"
+    elif notice.standing is Standing.LEFT:
+        said += f", left {_when(notice.at)}: {plain(notice.detail)}"
+    elif notice.standing is Standing.PENDING:
+        said += f", pending since {_when(notice.since)}"
+    else:
+        said += f", {notice.standing} {_when(notice.at)}"
+    return said if client.intact else f"{said}, record damaged"
+
+
 def _when(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
-def _standing(state: ServiceStatus) -> str:
+def _time_of_day(seconds: float) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(seconds))
+
+
+def _standing(state: ServiceStatus, progress: Progress | None) -> str:
     if state.problem:
         return f"unknown: {state.problem}"
     if state.owner is None:
@@ -181,8 +278,30 @@ def _standing(state: ServiceStatus) -> str:
     if state.here == "partly":
         return f"{owner}; {PARTLY}{_unfinished(state)}"
     if state.here == "serving":
-        return f"{owner}, here{', in grace' if state.in_grace else ''}{_trouble(state)}"
+        return f"{owner}, here{_in_grace(state, progress)}{_trouble(state)}{_unreached(state, progress)}"
     return f"{owner}{_unfinished(state)}"
+
+
+def _in_grace(state: ServiceStatus, progress: Progress | None) -> str:
+    """Whether it is in grace, and how far the clients are."""
+    if not state.in_grace:
+        return ""
+    if progress is None:
+        return ", in grace"
+    clients, locks = clients_of(progress), progress.locks
+    said = f"{clients.told} of {clients.owed} clients told, {clients.back} back"
+    said += f", {locks.back} of {locks.total} locks held again" if locks is not None else ""
+    said += " (estimate)" if locks is not None and not locks.exact else ""
+    until = f" until {_time_of_day(progress.grace_until)} at the latest" if progress.grace_until else ""
+    return f", in grace{until}: {said}"
+
+
+def _unreached(state: ServiceStatus, progress: Progress | None) -> str:
+    unreachable = 0 if progress is None else clients_of(progress).unreachable
+    if not unreachable:
+        return ""
+    who = "1 client" if unreachable == 1 else f"{unreachable} clients"
+    return f"; WARNING: {who} unreachable, told again when seen: see 'nlmfo clients {state.service}'"
 
 
 def _unfinished(state: ServiceStatus) -> str:

@@ -98,8 +98,10 @@ class Keep:
         seen = {(connection.local, str(connection.remote)) for connection in connections} | self.keeper.asking()
         in_grace = grace.on()
         self._end_connections_of_before(connections)
-        self.notices.sweep(seen, in_grace=in_grace, ready=self._everything_answers())
-        in_grace = self._see_reclaims(in_grace=in_grace)
+        ready = self._everything_answers()
+        self.notices.sweep(seen, in_grace=in_grace, ready=ready)
+        if ready:
+            in_grace = self._see_reclaims(in_grace=in_grace)
         if whole:
             self.keeper.keep(connections)
             if self.notices.told and not in_grace:  # until then the next owner has to know of the locks of before
@@ -107,7 +109,7 @@ class Keep:
         elif self._was_in_grace and not in_grace:
             self._next_round = 0.0  # and from now on those that are held
         self._was_in_grace = in_grace
-        if self._ready == self.notices.number and (in_grace or not self._next_round):
+        if ready and (in_grace or not self._next_round):
             return BUSY, self.notices.problem
         return PATIENT if self.notices.owes_anybody or not self.notices.told else INTERVAL, self.notices.problem
 

@@ -3,8 +3,8 @@
 
 Usage: grace_watch.py SERVICE DIRECTORY
 
-Enters the service's network and mount namespaces as soon as nfsd runs there, and prints one JSON object per line when
-something has changed:
+Enters the service's network and mount namespaces, and prints one JSON object per line when something has changed while
+nfsd runs there:
     {"in_grace": ["lockd", "nfsd"], "locks": [[inode, first, last, exclusive], ...], "at": monotonic seconds}
 in_grace: which of the two keepers of a grace period is in it still. The locks are those of NFS clients on the file
 system of DIRECTORY, last is -1 for end of file. They are read after in_grace: what is there then was there when grace
@@ -72,7 +72,7 @@ def is_lockd(comm: Path) -> bool:
 
 def main(service: str, directory: Path) -> None:
     print(json.dumps({"ready": True}), flush=True)
-    while not enter(service) or in_grace() is None:
+    while not enter(service):
         time.sleep(PAUSE)
     said = None
     while True:
