@@ -8,8 +8,9 @@
 
     {"version": 1, "service": "home", "verb": "takeover", "outcome": "served", "error": null, "report": {...}}
 
-``outcome`` is one of nlmfo.failover.events.Outcome, ``report`` as nlmfo.failover.report.as_object makes it. ``resume``
-without a service has a list of these, one for each run, under ``"runs"``. Errors are said on standard error as well.
+``outcome`` is one of nlmfo.failover.events.Outcome ("untouched" also where nothing was to be done), ``report`` is as
+nlmfo.failover.report.as_object makes it, null where no run began. ``resume`` without a service has a list of these,
+one for each run, under ``"runs"``. Errors are said on standard error as well.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class Teller:
         self.reporters: list[Reporter] = []
         self.sentences: list[str] = []
         self.gaps = False
+        self.error: str | None = None
         self._clock = screen.wall_clock()
 
     def __call__(self, event: Event) -> None:
@@ -77,8 +79,8 @@ class Teller:
     def tell(self, event: Event) -> None:
         """Say what there is to say of it at once."""
 
-    def end(self, reports: list[Report], _error: BaseException | None) -> None:
-        """Say the rest. ``_error`` is what the command ended with; on standard error it is said elsewhere."""
+    def end(self, reports: list[Report]) -> None:
+        """Say the rest."""
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
@@ -104,7 +106,7 @@ class Sentences(Teller):
     def line(self, line: str, _event: Event) -> None:
         screen.say(line)
 
-    def end(self, reports: list[Report], _error: BaseException | None) -> None:
+    def end(self, reports: list[Report]) -> None:
         for line in (*map(text.report, reports), *self.sentences):
             screen.say(line)
 
@@ -164,24 +166,19 @@ class Document(Teller):
         self._verb = verb
         self._service = service
 
-    def end(self, reports: list[Report], _error: BaseException | None) -> None:
-        said = None if _error is None else str(_error) or "interrupted"
-        each = [self._run(report, said if report is reports[-1] else None) for report in reports]
+    def end(self, reports: list[Report]) -> None:
+        each = [self._about(report.service, report.outcome, report_as_object(report)) for report in reports]
         if self._service is None:
-            found: dict[str, Any] = {"version": VERSION, "verb": self._verb, "error": said, "runs": each}
-        else:
-            found = {"version": VERSION} | (each[-1] if each else self._nothing(said))
-        screen.say(json.dumps(found, indent=2))
+            found: dict[str, Any] = {"verb": self._verb, "error": self.error, "runs": each}
+        elif each:
+            found = each[-1] | {"error": self.error}
+        else:  # refused, failed or not needed, before a run began
+            found = self._about(self._service, Outcome.UNTOUCHED, None) | {"error": self.error}
+        screen.say(json.dumps({"version": VERSION} | found, indent=2))
 
-    def _run(self, report: Report, error: str | None) -> dict[str, Any]:
-        return self._about(report.service, report.outcome, error) | {"report": report_as_object(report)}
-
-    def _nothing(self, error: str | None) -> dict[str, Any]:
-        """Refused, failed or not needed, before a run began."""
-        return self._about(self._service, Outcome.UNTOUCHED, error) | {"report": None}
-
-    def _about(self, service: str | None, outcome: Outcome | None, error: str | None) -> dict[str, Any]:
-        return {"service": service, "verb": self._verb, "outcome": outcome, "error": error}
+    def _about(self, service: str, outcome: Outcome | None, report: dict[str, Any] | None) -> dict[str, Any]:
+        error = report["error"] or None if report else None
+        return {"service": service, "verb": self._verb, "outcome": outcome, "error": error, "report": report}
 
 
 def teller(arguments: argparse.Namespace, verb: str) -> Teller:
@@ -197,15 +194,14 @@ def teller(arguments: argparse.Namespace, verb: str) -> Teller:
 def telling(config: Config, arguments: argparse.Namespace, verb: str) -> Iterator[Teller]:
     """Tell of one command, whatever it ends with."""
     tell = teller(arguments, verb)
-    error: BaseException | None = None
     try:
         with tell.at_work():
             yield tell
-    except BaseException as caught:
-        error = caught
+    except BaseException as error:
+        tell.error = str(error) or "interrupted"
         raise
     finally:
-        tell.end([_report(config, reporter, tell) for reporter in tell.reporters], error)
+        tell.end([_report(config, reporter, tell) for reporter in tell.reporters])
 
 
 def _report(config: Config, reporter: Reporter, tell: Teller) -> Report:

@@ -26,7 +26,7 @@ from nlmfo.config import Service
 from nlmfo.errors import NlmfoError
 from nlmfo.failover.keeper import Keeper
 from nlmfo.notify import Notice, Outcome
-from nlmfo.records import Address
+from nlmfo.records import Address, ledger
 from nlmfo.records.ledger import SETTLED, Entry, Key, Ledger, Standing
 
 T = TypeVar("T")
@@ -120,6 +120,26 @@ class Notices:
             self._seen = frozenset()
             for forgotten in (self._due, self._tries, self._turned_up):
                 forgotten.clear()
+        self._see_who_is_gone()
+
+    def _see_who_is_gone(self) -> None:
+        """Records that went without us: ``nlmfo clients --forget``, or a crash before the line that says why."""
+        owed = set(self._keys())
+        gone = [
+            entry
+            for key, entry in self._entries().items()
+            if entry.state == self.number and entry.standing not in SETTLED and key not in owed
+        ]
+        if not gone:
+            return
+        said, asking = ledger.read(self.keeper.shared.state), self.keeper.asking()
+        for entry in gone:
+            key = entry.address, entry.client
+            last = said.get(key, entry)
+            if last.standing not in SETTLED or last.state != self.number:
+                standing, detail = (Standing.BACK, "") if key in asking else (Standing.LEFT, "its record is gone")
+                last = replace(entry, standing=standing, at=time.time(), detail=detail)
+            self._write([last])
 
     def _take_in(self, *, in_grace: bool) -> None:
         """What the senders have heard since the last time, durably."""

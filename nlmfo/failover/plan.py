@@ -112,6 +112,7 @@ ORDER: tuple[tuple[Action, Action], ...] = (
     (Action.ADDRESS_DOWN, Action.NOTE_LOCKS),
     (Action.ADDRESS_DOWN, Action.UNLOCK),
     (Action.ADDRESS_DOWN, Action.STOP_NFSD),
+    (Action.ADDRESS_DOWN, Action.VERIFY_UNLOCKED),
     (Action.UNEXPORT, Action.UNLOCK),
     (Action.UNEXPORT, Action.UMOUNT),
     (Action.NOTE_LOCKS, Action.UNLOCK),
@@ -278,8 +279,8 @@ def _off_the_node(service: Service, seen: Observed) -> Iterator[Step]:
 
 
 def _to_note(service: Service, seen: Observed) -> Iterator[Step]:
-    """Only of a whole service, and not in grace: what clients have not reclaimed yet is theirs as well."""
-    if seen.owned and not seen.in_grace and len(seen.mounted) == len(service.partitions):
+    """Only of a whole service, out of grace, whose clients were told: what they can still reclaim is theirs as well."""
+    if seen.owned and seen.told and not seen.in_grace and len(seen.mounted) == len(service.partitions):
         yield Step(Action.NOTE_LOCKS, str(service.state))
 
 

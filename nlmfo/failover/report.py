@@ -302,5 +302,10 @@ def _done(lines: Lines, action: Action) -> Mapping[str, Any] | None:
     for line in lines:
         step = line.get("step")
         if line.get("event") == "step-done" and isinstance(step, dict) and step.get("action") == action:
-            return line if all(isinstance(line.get(name), int | float) for name in ("at", "seconds")) else None
+            return line if all(_is_time(line.get(name)) for name in ("at", "seconds")) else None
     return None
+
+
+def _is_time(value: object) -> bool:
+    """A number of seconds below the year 5138; JSON also has such that no float can be."""
+    return isinstance(value, int | float) and 0 <= value < 1e11

@@ -271,7 +271,6 @@ def test_grace_ends_at_once_for_nobody_and_after_a_planned_move_when_every_lock_
     assert progress(b, service)["ended"] == "every lock is held again"
     assert named_locks(said) == set()
     nothing_lost(holder, contender, b, service)
-    assert watch.samples()[0].in_grace == ["lockd", "nfsd"]
     assert keepers_in_grace(b, service) == []
 
 
@@ -297,6 +296,32 @@ def test_grace_of_a_service_with_nfsv4_ends_for_both_keepers(ground: Ground) -> 
     assert holder.held <= watch.over().locks
     assert keepers_in_grace(b, service) == []
     assert lost_by(one) == []
+
+
+@pytest.mark.timeout(600)
+def test_grace_is_not_ended_under_an_nfsv4_client_that_has_locks_to_reclaim(ground: Ground) -> None:
+    a, b = ground.servers
+    one, two = ground.clients
+    service = ground.service("v4", LONG, versions='["3", "4.2"]')
+    cluster.takeover(a, service)
+    directory = cluster.mount(one, service)
+    source = f"{service.addresses[0].partition('/')[0]}:{service.export}"
+    two.shell(
+        f"mkdir -p /mnt/v4; mount -t nfs -o vers=4.2,hard,timeo=50,retrans=2 {source} /mnt/v4; mkdir /mnt/v4/four"
+    )
+    holder = ground.holder(two, "/mnt/v4/four")
+    cluster.release(a, service)  # nobody is on record: NFSv4 needs no statd
+    ground.lab.unplug(two)
+    try:
+        cluster.takeover(b, service)
+        assert keepers_in_grace(b, service)
+    finally:
+        ground.lab.plug(two)
+    contender = ground.contender(one, f"{directory}/four")
+    contender.wait_for_answers(LONG + SOON)
+    holder.wait_for_more()
+    assert contender.granted() == []
+    assert holder.failures == []
 
 
 def estimated(server: Node, service: Service) -> set[Held]:

@@ -151,7 +151,7 @@ def test_a_takeover_that_is_killed_half_way_is_mended_by_the_next_one(lab: Lab) 
     a, b = (lab.node(name, disks=cluster.disks(service)) for name in ("a", "b"))
     cluster.prepare(lab, [a, b], service)
     run = a.start("nlmfo", "takeover", "home")
-    await_true("nfsd to run", lambda: a.run("pgrep", "-x", "nfsd").status == 0, 60)
+    await_true("a partition to be mounted", lambda: a.run("mountpoint", "-q", service.mountpoint).status == 0, 60)
     run.signal(signal.SIGKILL)
     assert run.wait(60).status == -signal.SIGKILL
     assert "PARTLY" in cluster.nlmfo(a, "status").out
@@ -172,7 +172,7 @@ def test_a_takeover_that_fails_leaves_nothing_behind_and_another_node_may_try(la
     assert result.status == 1
     assert "rpc.mountd ended as soon as it was started" in result.err
     assert held_nowhere(a)
-    assert "released on a" in cluster.nlmfo(a, "status").out
+    assert "not served anywhere yet" in cluster.nlmfo(a, "status").out
     cluster.takeover(b, service)
 
 

@@ -260,6 +260,8 @@ class Cluster:
         host = service.isolation is Isolation.HOST
         server = node.server if host else spot
         others = self._attached(node, service) if host else []
+        whole = len(spot.mounted) == len(service.partitions)
+        readable = spot.attached if host else spot.threads > 0 and whole
         return Observed(
             owner=owner,
             owned=owner is not None
@@ -272,7 +274,7 @@ class Cluster:
             in_grace=server.grace,
             exported=frozenset(str(e.path) for e in service.exports) if spot.exported else frozenset(),
             addresses=frozenset(a.ip for a in service.addresses) if spot.addresses else frozenset(),
-            told=self.records[service.name].told,
+            told=self.records[service.name].told and readable,
             frozen=spot.frozen,
             kept=spot.kept,
             attached=spot.attached,

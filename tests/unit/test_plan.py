@@ -118,10 +118,11 @@ def observations(draw: st.DrawFn) -> tuple[Service, Observed]:
         threads=draw(st.integers(0, 8)) if there else 0,
         exported=there and draw(st.booleans()),
         addresses=there and draw(st.booleans()),
-        attached=host and draw(st.booleans()),
+        attached=there and draw(st.booleans()),
         kept=draw(st.booleans()),
         listed=draw(st.booleans()),
         in_grace=draw(st.booleans()),
+        told=draw(st.booleans()),
     )
     return service, seen
 
@@ -246,8 +247,9 @@ def test_the_release_of_a_whole_service_takes_everything_down_and_then_says_so(s
 
 
 @every_shape
-def test_locks_are_not_noted_in_grace_because_some_are_not_reclaimed_yet(service: Service) -> None:
-    plan = release(service, all_up(service, in_grace=True))
+@pytest.mark.parametrize("more", [{"in_grace": True}, {"told": False}])
+def test_locks_are_not_noted_while_some_may_not_be_reclaimed_yet(service: Service, more: dict[str, bool]) -> None:
+    plan = release(service, all_up(service, **more))
     assert Action.UNLOCK in actions(plan)
     assert Action.NOTE_LOCKS not in actions(plan)
 
@@ -272,7 +274,7 @@ def test_a_release_takes_down_exactly_what_is_there(case: tuple[Service, Observe
     assert set(subjects(plan, Action.UMOUNT)) == mounted
     assert set(subjects(plan, Action.VERIFY_UNLOCKED)) == mounted
     assert (Action.DISOWN in planned) is (seen.owned or seen.listed)
-    whole = seen.owned and seen.threads > 0 and len(seen.mounted) == len(service.partitions)
+    whole = seen.owned and seen.told and seen.threads > 0 and len(seen.mounted) == len(service.partitions)
     there = seen.isolated or service.isolation is Isolation.HOST
     assert (Action.NOTE_LOCKS in planned) is (whole and there and not seen.in_grace)
     # Without running threads the kernels 6.9 to 6.12.65 oops on this write.
@@ -280,8 +282,11 @@ def test_a_release_takes_down_exactly_what_is_there(case: tuple[Service, Observe
     if service.isolation is Isolation.NETNS:
         assert (Action.UNISOLATE in planned) is (seen.isolated or seen.traces)
         assert (Action.STOP_NFSD in planned) is (seen.threads > 0)
-        for action in (Action.FREEZE, Action.ADDRESS_DOWN, Action.UNEXPORT, Action.STOP_DAEMONS, Action.COLLECT):
+        for action in (Action.ADDRESS_DOWN, Action.UNEXPORT, Action.STOP_DAEMONS):
             assert (action in planned) is seen.isolated
+        # Records that the callout does not write to are another node's, or not even mounted.
+        for action in (Action.FREEZE, Action.COLLECT):
+            assert (action in planned) is seen.attached
     else:
         for action in (Action.FREEZE, Action.DETACH, Action.COLLECT):
             assert (action in planned) is seen.attached
