@@ -243,10 +243,14 @@ class Actions(ABC):
         return f"{everybody - len(unreached)} clients told"
 
     def _await_reclaims(self, _: Step, limit: Deadline) -> str:
-        """Watch them come back, until grace has ended or nothing happens any more: the keepers go on without us."""
+        """Watch them come back, until grace has ended or nothing happens any more: the keepers go on without us.
+
+        So whoever interrupts this has seen enough, and does not want the service down.
+        """
         watches = self._watches()
-        for each in watches:
-            each.until_quiet(limit)
+        with suppress(KeyboardInterrupt):
+            for each in watches:
+                each.until_quiet(limit)
         for each in watches:
             for waiting in (*each.of(ledger.Standing.ANSWERED), *each.of(ledger.Standing.TOLD)):
                 self.sink(ClientQuiet(waiting.client))

@@ -323,9 +323,9 @@ def when_told(job: Job, *lines: str) -> None:
     [
         (signal.SIGTERM, "claim: home"),
         (signal.SIGINT, "export: /srv/home/data"),
-        (signal.SIGTERM, "everything answers: "),
+        (signal.SIGTERM, "start nfsd in grace: "),
     ],
-    ids=["term-while-mounting", "interrupt-while-starting-daemons", "term-while-notifying"],
+    ids=["term-while-mounting", "interrupt-while-starting-nfsd", "term-while-the-address-comes-up"],
 )
 def test_a_takeover_that_is_stopped_by_a_signal_takes_everything_down_again(
     ground: Ground, number: int, after: str
@@ -339,9 +339,21 @@ def test_a_takeover_that_is_stopped_by_a_signal_takes_everything_down_again(
     assert "nlmfo: interrupted" in result.err
     assert "home: taking down what was begun" in result.out
     done = result.out.partition("home: taking down what was begun")[0]
-    assert "keep records" not in done
+    assert "notify clients" not in done
     assert "owner: released: home" in result.out
     assert ground.state() == before
+    ground.nothing_is_left()
+
+
+def test_whoever_stops_to_watch_the_clients_come_back_does_not_take_the_service_down(ground: Ground) -> None:
+    job = ground.a.start("nlmfo", "takeover", "home", deadline=SECONDS)
+    when_told(job, "notify clients: ")
+    job.signal(signal.SIGINT)
+    result = job.wait(SECONDS)
+    assert result.status == 0, str(result)
+    assert "home: served here now" in result.out
+    assert cluster.nlmfo(ground.a, "status", "home").status == 0
+    cluster.release(ground.a, ground.service)
     ground.nothing_is_left()
 
 

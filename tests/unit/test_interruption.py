@@ -3,7 +3,7 @@
 
 Ends well: one node serves, or none where a release was wanted; never two; nobody is off the records; everybody was
 told. And every client has its locks and nobody else was granted one: the keepers tell everybody also where nobody goes
-on. Only who kills nlmfo in the middle of a restart of the nodes's nfsd (host isolation), or the keepers with it, and
+on. Only who kills nlmfo in the middle of a restart of the node's nfsd (host isolation), or the keepers with it, and
 waits until grace is over, loses a lock; still everybody is told.
 """
 
@@ -23,14 +23,16 @@ from hypothesis import strategies as st
 
 from nlmfo.config import Isolation
 from nlmfo.errors import NlmfoError, Refused
+from nlmfo.failover.events import AwaitingRelease, Event
 from nlmfo.ownership.record import Standing
 from tests.unit import shapes
 from tests.unit.cluster_fake import CLIENTS, Cluster, Killed
 
 OTHER = {"node1": "node2", "node2": "node1"}
 SHAPES = list(product((Isolation.NETNS, Isolation.HOST), (1, 2, 3), (1, 2)))
-#: Of what is tried in every way both: keepers that work whenever they can, and those that wait to be woken.
-PACES = [(*shape, quick) for shape in SHAPES for quick in ((True, False) if shape[1:] == (2, 1) else (shape[2] == 1,))]
+#: This one with every way to go on, if its keepers wait to be woken; with those that work whenever they can as well.
+THOROUGH = (2, 1)
+PACES = [(*shape, quick) for shape in SHAPES for quick in ((True, False) if shape[1:] == THOROUGH else (shape[2] == 1,))]
 every_shape = pytest.mark.parametrize(("isolation", "partitions", "addresses", "quick"), PACES)
 
 #: NLMFO_INTERRUPTIONS=all tries every way to go on from every moment for every shape, which takes minutes.
@@ -91,11 +93,15 @@ def resumed_at_once(world: Cluster) -> str:
     return served_somewhere(world)
 
 
-def resumed_when_grace_is_over(world: Cluster) -> str:
+def grace_ends(world: Cluster) -> None:
     """The keepers have told everybody by then, unless their records are frozen for a restart of the node's nfsd."""
-    server = world.nodes[world.at_work].server
-    world.late = server.grace and any(spot.frozen for spot in world.nodes[world.at_work].spots.values())
+    node = world.nodes[world.at_work]
+    world.late = node.server.grace and any(spot.frozen for spot in node.spots.values())
     world.grace_ends()
+
+
+def resumed_when_grace_is_over(world: Cluster) -> str:
+    grace_ends(world)
     return resumed_at_once(world)
 
 
@@ -130,6 +136,12 @@ def aborted_and_taken_over_elsewhere(world: Cluster) -> str:
         world.release(node, "home")  # killed before it had touched anything, and not the owner in this boot
     world.takeover(OTHER[node], "home", fenced=off(world, OTHER[node]))
     return OTHER[node]
+
+
+def aborted_when_grace_is_over_and_taken_over_elsewhere(world: Cluster) -> str:
+    """What a server that nobody was told of has no locks of is no account of what clients hold."""
+    grace_ends(world)
+    return aborted_and_taken_over_elsewhere(world)
 
 
 def cut_off_from_power_and_taken_over_elsewhere(world: Cluster) -> str:
@@ -169,6 +181,7 @@ ENDS = (
     resumed_when_the_keepers_have_died_and_grace_is_over,
     begun_anew,
     aborted_and_taken_over_elsewhere,
+    aborted_when_grace_is_over_and_taken_over_elsewhere,
     cut_off_from_power_and_taken_over_elsewhere,
 )
 
@@ -206,7 +219,8 @@ def test_killed_anywhere_it_ends_well_whoever_goes_on(
     ended, interruptions = None, 0
     for kill_at in count_from(1):
         # Every moment of every plan; and for one shape, or when asked for, every way to go on from each.
-        for end in ENDS if (partitions, addresses) == (2, 1) or EVERYTHING else (ENDS[kill_at % len(ENDS)],):
+        thorough = EVERYTHING or ((partitions, addresses) == THOROUGH and not quick)
+        for end in ENDS if thorough else (ENDS[kill_at % len(ENDS)],):
             with pytest.MonkeyPatch.context() as patch:
                 world = cluster(tmp_path, patch, isolation, partitions, addresses, quick=quick)
                 try:
@@ -283,3 +297,73 @@ def test_a_release_that_was_killed_lets_no_other_node_go_ahead(tmp_path: Path) -
                 assert world.nodes["node1"].spot("home").empty()
         kill_at += 1
     assert kill_at > 20
+
+
+@pytest.mark.parametrize("isolation", Isolation)
+@pytest.mark.parametrize("command", [a_planned_takeover, a_takeover_after_a_crash, a_takeover_after_a_reboot])
+def test_once_the_address_is_up_everybody_is_told_and_keeps_its_locks_though_nobody_goes_on(
+    tmp_path: Path, command: Callable[[Cluster], Command], isolation: Isolation
+) -> None:
+    """Above all between the address and the notice: before the keeper told them, such a kill lost every lock."""
+    untold = 0
+    for kill_at in count_from(1):
+        with pytest.MonkeyPatch.context() as patch:
+            world = cluster(tmp_path, patch, isolation, 2, 1)
+            try:
+                command(world)(kill_at)
+                break
+            except Killed:
+                pass
+            node = world.at_work
+            if node not in world.serving("home"):
+                continue
+            untold += not world.records["home"].told
+            begun = len(world.nodes[node].begun)
+            world.time_passes()
+            for name in (name for name in world.records if node in world.serving(name)):
+                assert world.records[name].told
+                assert world.nodes[node].spot(name).locks == set(CLIENTS)
+            world.grace_ends()
+            world.look_for_broken_promises()
+            assert len(world.nodes[node].begun) == begun, "nobody gave a command"
+    assert untold > 3, "it was never killed between the address and the notice"
+
+
+def a_move_that_waits(world: Cluster, kill_at: int | None) -> None:
+    """The other node gets ready, and this one releases when it is waited for."""
+
+    def sink(event: Event) -> None:
+        if isinstance(event, AwaitingRelease):
+            world.meanwhile(lambda: world.release("node1", "home"))
+
+    world.takeover("node2", "home", wait=60.0, kill_at=kill_at, sink=sink)
+
+
+@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize("partitions", [1, 2])
+def test_a_takeover_that_is_killed_while_it_waits_disturbs_nobody_and_ends_well(
+    tmp_path: Path, partitions: int, quick: bool
+) -> None:
+    waited = 0
+    for kill_at in count_from(1):
+        for end in (resumed_at_once, begun_anew, aborted_and_taken_over_elsewhere):
+            with pytest.MonkeyPatch.context() as patch:
+                world = cluster(tmp_path, patch, Isolation.NETNS, partitions, 1, quick=quick)
+                records = replace(world.records["home"])
+                try:
+                    a_move_that_waits(world, kill_at)
+                    assert waited > 3, "it was never killed with anything of it there while the other node served"
+                    assert_it_ended_well(world, "node2")
+                    return
+                except Killed:
+                    pass
+                if world.serving("home") == ["node1"]:
+                    assert world.records["home"] == records, "they are still the other node's"
+                    waited += not world.nodes["node2"].spot("home").empty()
+                    if end is aborted_and_taken_over_elsewhere and world.unfinished("node2", "home"):
+                        world.abort("node2", "home")
+                        assert world.nodes["node2"].spot("home").empty()
+                        assert world.serving("home") == ["node1"]
+                    world.release("node1", "home")
+                    world.at_work = "node2"
+                assert_it_ended_well(world, end(world))
