@@ -17,7 +17,7 @@ from nlmfo.failover.accounting import READINGS, Account, gathered, held, in_word
 from nlmfo.failover.grace import Known, why_it_may_end
 from nlmfo.failover.progress import Locks, Progress, Waiting
 from nlmfo.host import partitions
-from nlmfo.kernel import grace, inodes, lockd_settings, locks
+from nlmfo.kernel import grace, inodes, lockd_settings, locks, nfsd
 from nlmfo.records import Store
 from nlmfo.records.ledger import SETTLED, Entry
 from nlmfo.records.locks import HeldLock, LockSnapshot, write_locks
@@ -64,7 +64,7 @@ class Reclaims:
             if not in_grace:
                 return False
             self._account.update(*readings)
-        why = self._why_it_may_end(standings) if told else ""
+        why = self._why_it_may_end(standings) if told and not self._v4_clients_reclaim() else ""
         if not why:
             self._may_since = None
             return True
@@ -99,6 +99,10 @@ class Reclaims:
     def all_back(self) -> bool:
         """Whether every lock of an exact account is held again."""
         return self._account.all_back
+
+    def _v4_clients_reclaim(self) -> bool:
+        """NFSv4 clients say by themselves when they are done (RECLAIM_COMPLETE), and nfsd then ends its grace."""
+        return any(version.startswith("4") for version in self._service.versions) and not nfsd.v4_grace_ended()
 
     def _why_it_may_end(self, standings: Mapping[str, Entry]) -> str:
         account = self._account
