@@ -35,7 +35,7 @@ class Agent:
     child of its own.
     """
 
-    def __init__(self, what: str, enter: Callable[[], None]) -> None:
+    def __init__(self, what: str, enter: Callable[[], object]) -> None:
         """``what`` names the work in errors; ``enter`` is called in the child before anything else."""
         self._what = what
         self._enter = enter
@@ -101,7 +101,7 @@ class Agent:
                 end(self._child)
 
 
-def _live(enter: Callable[[], None], descriptor: int, before: set[int | signal.Signals]) -> Never:
+def _live(enter: Callable[[], object], descriptor: int, before: set[int | signal.Signals]) -> Never:
     """The whole life of an agent: it enters when it is first needed, and is gone when nobody talks to it any more."""
     try:
         with alone_with(descriptor, before) as parent, suppress(EOFError, OSError):
@@ -117,7 +117,7 @@ def _live(enter: Callable[[], None], descriptor: int, before: set[int | signal.S
         os._exit(0)
 
 
-def _after(enter: Callable[[], None], function: Callable[[], T]) -> T:
+def _after(enter: Callable[[], object], function: Callable[[], T]) -> T:
     enter()
     return function()
 

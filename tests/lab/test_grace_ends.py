@@ -119,13 +119,14 @@ class Ground:
     jobs: list[Job] = field(default_factory=list)
 
     def service(self, name: str, grace: int, **settings: str) -> Service:
-        """A service with these settings, in TOML; from here on also for the runs that follow."""
+        """A service with these settings, in TOML, on every server, also on those that are switched on later."""
         service = replace(self.services[name], settings=settings)
         if name not in self.settings:
             cluster.make_export(self.servers[0], service)
         self.settings[name] = (grace, settings)
         for server in self.servers:
-            self.configure(server, name)
+            if server.is_on():
+                self.configure(server, name)
         return service
 
     def configure(self, server: Node, name: str) -> None:

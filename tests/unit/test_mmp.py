@@ -64,6 +64,26 @@ def test_a_file_system_without_protection_says_nothing_against_anybody(tmp_path:
     assert mmp.holder(path, deadline=AT_ONCE) is None
 
 
+def test_no_program_is_started_to_be_told_that_ext4_has_no_protection_and_one_is_where_it_has(
+    disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients wait for each program that a takeover starts."""
+    without = tmp_path / "without"
+    run(["truncate", "-s", "8M", without], deadline=SECONDS)
+    run(["mkfs.ext4", "-q", "-F", "-O", "^mmp", without], deadline=SECONDS)
+    started = []
+
+    def watched(argv: Sequence[str], *, deadline: float) -> str:
+        started.append(str(argv[-1]))
+        return run(argv, deadline=deadline)
+
+    monkeypatch.setattr(mmp, "run", watched)
+    assert mmp.read(without) is None
+    assert started == []
+    assert mmp.read(disk.path) is not None
+    assert started == [str(disk.path)]
+
+
 def test_a_file_system_that_is_not_ext4_says_nothing_against_anybody(tmp_path: Path) -> None:
     path = tmp_path / "disk"
     path.write_bytes(b"XFSB" + b"\0" * 2**20)
