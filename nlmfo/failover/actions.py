@@ -236,11 +236,12 @@ class Actions(ABC):
         watches = self._watches()
         for each in watches:
             each.until_told(limit)
-        unreached = [waiting for each in watches for waiting in each.of(ledger.Standing.UNREACHABLE)]
-        for waiting in unreached:
+        for waiting in (waiting for each in watches for waiting in each.of(ledger.Standing.UNREACHABLE)):
             self.sink(ClientNotTold(waiting.client, waiting.detail))
-        everybody = sum(each.progress.everybody for each in watches)
-        return f"{everybody - len(unreached)} clients told"
+        told = {each.service: each.told() for each in watches}
+        if len(told) == 1:
+            return f"{sum(told.values())} clients told"
+        return ", ".join(f"{service}: {clients} clients told" for service, clients in told.items())
 
     def _await_reclaims(self, _: Step, limit: Deadline) -> str:
         """Watch them come back, until grace has ended or nothing happens any more: the keepers go on without us.

@@ -24,7 +24,7 @@ class Watch:
     """One service in one generation. ``progress`` is what its keeper said last."""
 
     def __init__(self, service: str, place: Place, number: int, keeper_runs: Callable[[], bool], sink: Sink) -> None:
-        self._service = service
+        self.service = service
         self._place = place
         self._number = number
         self._keeper_runs = keeper_runs
@@ -40,16 +40,16 @@ class Watch:
                 return
             if heard and not self.progress.in_grace:
                 raise NlmfoError(
-                    f"service '{self._service}': grace ended before the clients could be told: their reclaims would "
+                    f"service '{self.service}': grace ended before the clients could be told: their reclaims would "
                     "be refused",
                     hint="set a longer 'grace' for the service",
                 )
             if not self._keeper_runs() or (not heard and alive.passed()):
                 raise NlmfoError(
-                    f"service '{self._service}': the process that tells the clients ('nlmfo keep') has ended",
+                    f"service '{self.service}': the process that tells the clients ('nlmfo keep') has ended",
                     hint=f"see {self._place.progress.parent} and the service's log directory for what it said",
                 )
-        raise DeadlineExceeded(f"service '{self._service}': telling every client", limit.seconds)
+        raise DeadlineExceeded(f"service '{self.service}': telling every client", limit.seconds)
 
     def until_quiet(self, limit: Deadline) -> None:
         """Until grace has ended, or everybody is back, or nothing has happened for a while."""
@@ -60,6 +60,10 @@ class Watch:
                 return
             if now != last:
                 last, since = now, time.monotonic()
+
+    def told(self) -> int:
+        """How many clients have acknowledged their notice."""
+        return self.progress.everybody - self.progress.of(Standing.PENDING, Standing.TOLD, Standing.UNREACHABLE)
 
     def of(self, standing: Standing) -> Iterator[Waiting]:
         """The clients of one standing, as far as they are named."""
@@ -72,7 +76,7 @@ class Watch:
             heard = found is not None and found.state == self._number
             if heard and found is not None and found != self.progress:
                 self.progress = found
-                self._sink(Progressed(self._service, found))
+                self._sink(Progressed(self.service, found))
             yield heard
             if limit.passed():
                 return
