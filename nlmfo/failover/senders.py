@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from nlmfo.config import Notifier, Service
+from nlmfo.config import Isolation, Notifier, Service
 from nlmfo.failover.notices import Send
 from nlmfo.host import view
 from nlmfo.notify import Notice, names_for, notify
@@ -37,7 +37,7 @@ def _by_sm_notify(service: Service, run: Path) -> Send:
     def send(
         address: Address, clients: Sequence[str], state: int, seconds: float, hear: Callable[[Notice], None]
     ) -> None:
-        user = view.statd_user()
+        user = _statd_user(service)
         sm_notify(
             run,
             clients,
@@ -50,3 +50,11 @@ def _by_sm_notify(service: Service, run: Path) -> Send:
         )
 
     return send
+
+
+def _statd_user(service: Service) -> view.StatdUser:
+    """Who rpc.statd runs as. In a service's own namespaces the distribution's directory is not to be seen."""
+    if service.isolation is Isolation.HOST:
+        return view.statd_user()
+    found = (view.STATD_DIRECTORY / "sm").stat()
+    return view.StatdUser(found.st_uid, found.st_gid)

@@ -24,7 +24,6 @@ from tests.lab.test_grace_ends import (
     LONG,
     MEDIUM,
     SOON,
-    GraceWatch,
     Ground,
     client_address,
     in_words,
@@ -128,7 +127,7 @@ def test_a_client_whose_cable_was_cut_is_reported_stays_on_record_and_is_told_wh
     address = client_address(ground, one)
     cluster.release(a, service)
     ground.lab.unplug(one)
-    watch = GraceWatch(b, service)
+    watch = ground.watch(b, service)
     said = cluster.takeover(b, service)
     assert f"client {address} was not told" in said
     assert named_locks(said) == in_words(service.export), said
@@ -159,7 +158,7 @@ def test_a_takeover_killed_after_its_address_came_up_needs_nobody_for_the_notice
     cluster.release(a, service)
     contender = ground.contender(two, directory)
     wait_until_asking(two)
-    watch = GraceWatch(b, service)
+    watch = ground.watch(b, service)
     kill_before(b, service, Action.ANSWER)
 
     await_true("the locks to come back", lambda: holder.held <= held_on(b, service), SOON)
@@ -297,7 +296,7 @@ def test_sm_notify_of_nfs_utils_tells_them_just_as_well(ground: Ground) -> None:
     cluster.release(a, service)
     contender = ground.contender(two, directory)
     wait_until_asking(two)
-    watch = GraceWatch(b, service)
+    watch = ground.watch(b, service)
     cluster.takeover(b, service)
     watch.wait_for_end(LONG / 2)
     assert holder.held <= watch.over().locks

@@ -12,6 +12,7 @@ import re
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,7 +21,7 @@ import pytest
 from tests.lab import cluster
 from tests.lab.cluster import Service
 from tests.lab.lab import Lab
-from tests.lab.node import Job, Node
+from tests.lab.node import Job, Node, NodeDown
 from tests.lab.witness import (
     CONFLICTING,
     WORKLOAD,
@@ -61,18 +62,18 @@ class GraceWatch:
         program = ("/usr/bin/python3", "-B", f"{WORKLOAD}/grace_watch.py", service.name, service.mountpoint)
         self._server, self._service = server, service.name
         self._ready = False
-        self._job = server.start(*program)
+        self.job = server.start(*program)
         self._samples: list[Sample] = []
         await_true("the watcher of grace to run", lambda: self.samples() is not None and self._ready, 60)
 
     def samples(self) -> list[Sample]:
-        while not self._job.lines.empty():
-            found = json.loads(self._job.lines.get()[1])
+        while not self.job.lines.empty():
+            found = json.loads(self.job.lines.get()[1])
             self._ready = True
             if "in_grace" in found:
                 locks = {Held(*lock) for lock in found["locks"]}
                 self._samples.append(Sample(found["in_grace"], locks, found["at"]))
-        assert not self._job.ended(), self._job.wait(1)
+        assert not self.job.ended(), self.job.wait(1)
         return self._samples
 
     def over(self) -> Sample:
@@ -100,11 +101,6 @@ class GraceWatch:
     def first_with(self, locks: set[Held]) -> Sample:
         """When all of these were first held."""
         return next(sample for sample in self.samples() if locks <= sample.locks)
-
-    def close(self) -> None:
-        """It holds the namespaces: a release needs them for itself."""
-        self._job.signal(signal.SIGKILL)
-        self._job.wait(60)
 
 
 @dataclass
@@ -146,6 +142,12 @@ class Ground:
         self.jobs.append(contender.job)
         return contender
 
+    def watch(self, server: Node, service: Service) -> GraceWatch:
+        """It holds the service's namespaces until the test ends."""
+        watch = GraceWatch(server, service)
+        self.jobs.append(watch.job)
+        return watch
+
     def power_on(self, server: Node) -> None:
         """Boot a server that was cut off, and configure it."""
         self.lab.boot(server)
@@ -155,9 +157,12 @@ class Ground:
 
     def end(self, name: str) -> None:
         """Nobody uses the service any more, and nobody serves it: the next test has the machine for itself."""
-        for job in self.jobs:
-            if not job.ended():
-                job.signal(signal.SIGKILL)
+        left = [job for job in self.jobs if not job.ended()]
+        for job in left:
+            job.signal(signal.SIGKILL)
+        for job in left:
+            with suppress(NodeDown):
+                job.wait(30)
         self.jobs.clear()
         for client in self.clients:
             if client.is_on():
@@ -165,7 +170,6 @@ class Ground:
                 client.run("dmesg", "-C")
         for server in self.servers:
             if server.is_on():
-                server.run("pkill", "-KILL", "-f", "grace_watch.py")
                 cluster.nlmfo(server, "release", name)
             else:
                 self.power_on(server)
@@ -260,7 +264,7 @@ def test_grace_ends_at_once_for_nobody_and_after_a_planned_move_when_every_lock_
     # Whatever it asks for, it asks for during the move: what it held for a moment before could be missing afterwards.
     contender = ground.contender(two, directory)
     wait_until_asking(two)
-    watch = GraceWatch(b, service)
+    watch = ground.watch(b, service)
     begun = time.monotonic()
     said = cluster.takeover(b, service)
     watch.wait_for_end(LONG / 2)
@@ -289,7 +293,7 @@ def test_grace_of_a_service_with_nfsv4_ends_for_both_keepers(ground: Ground) -> 
     await_true("grace to end", lambda: not keepers_in_grace(a, service), LONG / 2)
     holder = ground.holder(one, cluster.mount(one, service))
     cluster.release(a, service)
-    watch = GraceWatch(b, service)
+    watch = ground.watch(b, service)
     begun = time.monotonic()
     cluster.takeover(b, service)
     watch.wait_for_end(LONG / 2)
@@ -348,7 +352,7 @@ def test_after_a_power_cut_grace_runs_in_full_unless_the_estimate_is_to_be_belie
     directory = cluster.mount(two, service)
     await_true("the locks to be noted", lambda: estimated(a, service) == holder.held, SOON)
     a.cut_power()
-    watch = GraceWatch(b, service)
+    watch = ground.watch(b, service)
     said = cluster.takeover(b, service, "--fenced", "a")
     await_true("the locks to come back", lambda: holder.held <= held_on(b, service), SOON)
     watch.wait_for_end(SOON)
@@ -356,7 +360,6 @@ def test_after_a_power_cut_grace_runs_in_full_unless_the_estimate_is_to_be_belie
     assert holder.held <= watch.over().locks
     found = progress(b, service)
     assert (found["ended"], found["locks"]["back"], found["locks"]["exact"]) == ("", len(holder.held), False), said
-    watch.close()
 
     service = ground.service("crashed", LONG, end_grace='"estimate"')
     ground.power_on(a)
@@ -364,7 +367,7 @@ def test_after_a_power_cut_grace_runs_in_full_unless_the_estimate_is_to_be_belie
     b.cut_power()
     contender = ground.contender(two, directory)
     wait_until_asking(two)
-    watch = GraceWatch(a, service)
+    watch = ground.watch(a, service)
     begun = time.monotonic()
     cluster.takeover(a, service, "--fenced", "b")
     watch.wait_for_end(LONG / 2)
@@ -382,7 +385,7 @@ def test_grace_is_never_ended_early_where_that_is_configured(ground: Ground) -> 
     cluster.takeover(a, service)
     holder = ground.holder(one, cluster.mount(one, service))
     cluster.release(a, service)
-    watch = GraceWatch(b, service)
+    watch = ground.watch(b, service)
     cluster.takeover(b, service)
     watch.wait_for_end(SOON)
     assert watch.over().at - watch.first_with(holder.held).at > A_WHILE
@@ -405,7 +408,7 @@ def test_a_client_that_ignores_its_notice_keeps_grace_on_and_is_named_with_its_l
     cluster.release(a, service)
     one.shell("kill -STOP $(pidof rpc.statd)")
     try:
-        watch = GraceWatch(b, service)
+        watch = ground.watch(b, service)
         said = cluster.takeover(b, service)
         # Reported while nobody else can have been granted anything yet.
         on_record = b.check("nlmfo", "clients", service.name)

@@ -50,11 +50,14 @@ from nlmfo.failover.journal import Journal
 from nlmfo.failover.plan import Action, Step
 from nlmfo.failover.progress import Locks, Progress, Waiting
 from nlmfo.failover.status import ServiceStatus
+from nlmfo.records import journal as on_disk
 from nlmfo.records.ledger import Standing
 from tests.unit import shapes
 
 CHECKOUT = Path(__file__).parents[2]
-SECONDS = 60.0
+SECONDS = 30.0
+#: Where a service's records are by default.
+STATE = "registry/services/home/state"
 MOUNT = Step(Action.MOUNT, "/srv/unit-test/home")
 NOTIFY = Step(Action.NOTIFY, "home")
 BEGUN = Begun(Verb.TAKEOVER, "home", "node1", "boot-1")
@@ -186,7 +189,8 @@ def test_what_clients_are_called_reaches_no_terminal_as_it_is() -> None:
 
 #: The command line, with a run that the test writes: ``act`` gets the sink.
 PROGRAM = """
-import os, signal, sys, threading, time
+import fcntl, os, signal, sys, termios, threading, time
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # whose Ctrl-C it hears
 from nlmfo.cli import main as cli, commands
 from nlmfo.failover import runs
 from nlmfo.failover.events import *
@@ -275,13 +279,16 @@ class Terminal:
 
 
 @contextmanager
-def on_terminal(directory: Path, act: str, columns: int = 120, **environment: str) -> Iterator[Terminal]:
+def on_terminal(
+    directory: Path, act: str, *, columns: int = 120, environment: dict[str, str] | None = None
+) -> Iterator[Terminal]:
     configure(directory)
     master, slave = pty.openpty()
     ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     settings = termios.tcgetattr(slave)
     settings[3] &= ~termios.ECHO
     termios.tcsetattr(slave, termios.TCSANOW, settings)
+    settings = termios.tcgetattr(slave)
     words = [sys.executable, "-c", PROGRAM.format(act=act), "--config", str(directory), "takeover", "home"]
     process = subprocess.Popen(
         words,
@@ -289,27 +296,25 @@ def on_terminal(directory: Path, act: str, columns: int = 120, **environment: st
         stdin=slave,
         stdout=slave,
         stderr=slave,
-        env=os.environ | {"TERM": "xterm", "NO_COLOR": "1"} | environment,
+        env=os.environ | {"TERM": "xterm", "NO_COLOR": "1"} | (environment or {}),
         start_new_session=True,
-        preexec_fn=lambda: ioctl(0, termios.TIOCSCTTY, 0),
     )
+    os.close(slave)
     try:
         yield Terminal(master, process)
-        assert termios.tcgetattr(slave) == settings, "the terminal is not as it was"
+        assert termios.tcgetattr(master) == settings, "the terminal is not as it was"
     finally:
-        os.close(slave)
         process.kill()
         process.wait()
         os.close(master)
 
 
 def configure(directory: Path) -> None:
-    (directory / "registry/services").mkdir(parents=True)
+    (directory / STATE).mkdir(parents=True)
     (directory / "services.d").mkdir()
-    (directory / "state").mkdir()
     (directory / "nlmfo.toml").write_text(f'[node]\nname = "node1"\n[cluster]\nregistry = "{directory}/registry"\n')
     (directory / "services.d/home.toml").write_text(
-        f'addresses = ["10.10.0.100/24"]\ninterface = "eth0"\nstate = "{directory}/state"\n'
+        'addresses = ["10.10.0.100/24"]\ninterface = "eth0"\n'
         '[[partition]]\nuuid = "11111111-2222-3333-4444-555555555555"\nmountpoint = "/srv/unit-test/home"\n'
         '[[export]]\npath = "/srv/unit-test/home"\nfsid = 1234\nclients = { "*" = "rw" }\n'
     )
@@ -360,7 +365,7 @@ def test_on_a_terminal_the_clients_are_shown_as_they_come_back(tmp_path: Path) -
 def test_a_line_that_is_wider_than_the_terminal_stays_one_line(tmp_path: Path) -> None:
     act = "def act(sink):\n  step(sink)\n  wait()\n  done(sink)"
     with on_terminal(tmp_path, act, columns=20) as terminal:
-        terminal.until(lambda seen: b"mount: ...\x1b[K" in seen)
+        terminal.until(lambda seen: b"mount:...\x1b[K" in seen)
         assert all(len(line) < 20 for line in terminal.screen())
         terminal.type(b"\n")
         assert terminal.end() == 0
@@ -408,8 +413,8 @@ def test_a_signal_that_is_blocked_does_not_come_in_by_the_thread_that_draws(tmp_
 def test_a_terminal_that_is_stopped_holds_up_no_status_line(tmp_path: Path) -> None:
     """Ctrl-S: the run goes on to its next line, and to its end once the terminal goes on."""
     act = (
-        "def act(sink):\n  step(sink)\n  wait()\n  time.sleep(3 * 0.2)\n  open(sys.argv[2] + '/far', 'w').close()\n"
-        "  wait()\n  done(sink)"
+        "def act(sink):\n  step(sink)\n  wait()\n  time.sleep(3 * 0.2)\n  step(sink, NOTIFY)\n"
+        "  open(sys.argv[2] + '/far', 'w').close()\n  wait()\n  done(sink)"
     )
     with on_terminal(tmp_path, act) as terminal:
         terminal.until(lambda seen: len(drawn(seen)) >= 1)
@@ -430,14 +435,14 @@ def test_colours_are_for_terminals_and_for_those_who_want_them(
     tmp_path: Path, environment: dict[str, str], coloured: bool
 ) -> None:
     act = "def act(sink):\n  sink(StepNotDone(MOUNT, 1.0, 'busy'))\n  sink(ClientNotTold('192.0.2.7', 'no answer'))"
-    with on_terminal(tmp_path, act, **environment) as terminal:
+    with on_terminal(tmp_path, act, environment=environment) as terminal:
         assert terminal.end() == 0
     assert (b"\x1b[31m" in terminal.seen, b"\x1b[33m" in terminal.seen) == (coloured, coloured)
 
 
 def test_a_dumb_terminal_gets_plain_lines(tmp_path: Path) -> None:
     act = "def act(sink):\n  step(sink)\n  time.sleep(0.5)\n  done(sink)"
-    with on_terminal(tmp_path, act, TERM="dumb") as terminal:
+    with on_terminal(tmp_path, act, environment={"TERM": "dumb"}) as terminal:
         assert terminal.end() == 0
     assert b"\x1b" not in terminal.seen
     assert terminal.seen.startswith(b"  1.00 s  mount: /srv/unit-test/home\r\n")
@@ -650,7 +655,7 @@ def test_release_and_abort_have_their_documents(
 
 def released_earlier(directory: Path) -> None:
     """A release by node2, as its journal beside the records has it."""
-    log = Journal(shapes.service(), lambda _: None, attached=False, runs=directory / "state/runs")
+    log = Journal(shapes.service(), lambda _: None, attached=False, runs=directory / STATE / "runs")
     log(Begun(Verb.RELEASE, "home", "node2", "boot-2"))
     log(StepDone(Step(Action.ADDRESS_DOWN, "10.10.0.100/24"), 0.0, ""))
     log.close()
@@ -683,7 +688,7 @@ def test_journals_that_do_not_answer_fail_no_run(
     released_earlier(tmp_path)
     takeover_with(monkeypatch, SERVED)
     monkeypatch.setattr(telling, "READ", 0.2)
-    monkeypatch.setattr(telling.journal, "names", names)
+    monkeypatch.setattr(on_disk, "names", names)
     assert document(nlmfo, capsys, "takeover", "home")["report"]["pause"]["exact"] is False
 
 
