@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from ipaddress import ip_address
 
@@ -20,8 +19,7 @@ from nlmfo.host.node import Node
 from nlmfo.kernel import sockdiag
 from nlmfo.ownership.record import boot_id
 from nlmfo.records import Address, ClientRecord, Store, directory_name, ledger
-from nlmfo.records.journal import JournalFile
-from nlmfo.records.ledger import LEDGER, SETTLED, Entry, Key, Standing
+from nlmfo.records.ledger import SETTLED, Entry, Key, Standing
 
 #: What the ledger says of a client that was forgotten by hand.
 BY_HAND = "the operator said so"
@@ -126,8 +124,8 @@ def forget(config: Config, service: Service, client: str, forced: AbstractSet[st
             forcible=True,
         )
     entries, number, now = _of_now(store), store.state_number(), time.time()
-    _note(
-        store,
+    ledger.append(
+        store.state,
         [
             replace(
                 entries.get((address, client)) or Entry(address, client, number, Standing.PENDING, at=now, since=now),
@@ -207,17 +205,6 @@ def _of_now(store: Store) -> Mapping[Key, Entry]:
                 entry, state=number, standing=Standing.PENDING, names=(), attempts=0, detail="", at=entry.since
             )
     return found
-
-
-def _note(store: Store, entries: list[Entry]) -> None:
-    """Add lines to the ledger, beside the service's keeper; durable when this returns."""
-    lines = [json.dumps(asdict(entry) | {"address": str(entry.address)}, ensure_ascii=True) for entry in entries]
-    file = JournalFile(store.state, LEDGER)
-    try:
-        # On a line of its own, whatever a keeper that was killed has left unfinished.
-        file.append("".join(f"\n{line}\n" for line in lines).encode())
-    finally:
-        file.close()
 
 
 def _merged(

@@ -143,7 +143,7 @@ def test_nfsd_that_runs_without_what_the_service_needs_has_not_started(
 ) -> None:
     service = replace(shapes.service(), versions=wanted)
     on = frozenset(word[1:] for word in served.split() if word.startswith("+"))
-    monkeypatch.setattr(daemons, "run", lambda *_, **__: "")
+    monkeypatch.setattr(InPlace, "run", lambda *_, **__: "")
     monkeypatch.setattr(nfsd, "threads", lambda: service.threads)
     monkeypatch.setattr(nfsd_settings, "versions", lambda: Versions(on, frozenset()))
     monkeypatch.setattr(lockd, "in_grace", lambda: False)
@@ -153,10 +153,10 @@ def test_nfsd_that_runs_without_what_the_service_needs_has_not_started(
 
 
 def test_nfsd_that_does_not_start_is_told_with_what_it_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(argv: list[str], **_: float) -> str:
+    def fail(_: InPlace, *argv: str, **__: float) -> str:
         raise CommandFailed(argv, 1, "rpc.nfsd: errno 111")
 
-    monkeypatch.setattr(daemons, "run", fail)
+    monkeypatch.setattr(InPlace, "run", fail)
     with pytest.raises(NlmfoError, match=r"nfsd does not start: .*errno 111") as caught:
         start_nfsd(InPlace("home"), shapes.service())
     assert caught.value.hint is not None

@@ -127,7 +127,9 @@ def test_a_snapshot_makes_who_was_on_record_on_a_lost_node_owed_a_notice(service
     successor = keeper_of(service, tmp_path / "successor")
     assert successor.owed() == {CLIENT}
     successor.live.add(ONE, CLIENT, "name")
-    assert successor.settle() == {CLIENT}
+    assert successor.settle(set()) == set()
+    assert successor.owed() == {CLIENT}, "it was not told yet"
+    assert successor.settle({(ONE, CLIENT), (ONE, "192.0.2.99")}) == {(ONE, CLIENT)}
     assert successor.owed() == set()
 
     # It was settled because it is on record again: the next one must know it.

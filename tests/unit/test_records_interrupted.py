@@ -182,7 +182,7 @@ def test_a_generation_that_is_cut_off_forgets_nobody_and_can_be_begun_again(
 def test_settling_that_is_cut_off_drops_nobody_who_is_not_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for calls in range(ENOUGH_CALLS):
         store = fresh(tmp_path / str(calls), EARLIER, CURRENT)
-        cut = run_cut_off(monkeypatch, calls, partial(store.settle, ADDRESS))
+        cut = run_cut_off(monkeypatch, calls, partial(store.settle, ADDRESS, EARLIER | CURRENT))
         assert known(store) == EARLIER | CURRENT
         assert owed(store) >= EARLIER - CURRENT
         if not cut:
@@ -270,7 +270,7 @@ def test_settling_while_clients_come_back_drops_nobody_else(
     run_interleaved(
         monkeypatch,
         lambda: choices.draw(st.booleans()),
-        lambda: store.settle(ADDRESS),
+        lambda: store.settle(ADDRESS, EARLIER | CURRENT | {"192.0.2.1"}),
         lambda: store.add(ADDRESS, "192.0.2.1", NAME),
     )
     assert known(store) == EARLIER | CURRENT

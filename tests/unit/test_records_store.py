@@ -131,14 +131,17 @@ def test_whoever_was_not_settled_is_still_owed_a_notice_generations_later(store:
     assert clients(store.owed(V4)) == ["192.0.2.1", "192.0.2.2"]
 
 
-def test_settling_drops_exactly_those_that_are_back(store: Store) -> None:
-    store.add(V4, "192.0.2.1", NAME)
-    store.add(V4, "192.0.2.2", NAME)
+def test_settling_drops_exactly_those_that_answered_and_are_back(store: Store) -> None:
+    """Who is back and has not answered was not told: the locks that it had before are still at stake."""
+    for client in ("192.0.2.1", "192.0.2.2", "192.0.2.3"):
+        store.add(V4, client, NAME)
     store.begin_generation()
     store.add(V4, "192.0.2.2", NAME)
-    assert store.settle(V4) == ("192.0.2.2",)
-    assert clients(store.owed(V4)) == ["192.0.2.1"]
-    assert clients(store.current(V4)) == ["192.0.2.2"]
+    store.add(V4, "192.0.2.3", NAME)
+    assert store.settle(V4, set()) == ()
+    assert store.settle(V4, {"192.0.2.1", "192.0.2.2", "192.0.2.99"}) == ("192.0.2.2",)
+    assert clients(store.owed(V4)) == ["192.0.2.1", "192.0.2.3"]
+    assert clients(store.current(V4)) == ["192.0.2.2", "192.0.2.3"]
 
 
 def test_a_client_is_forgotten_only_by_name_and_only_once(store: Store) -> None:
@@ -200,7 +203,7 @@ def test_a_trap_in_the_place_of_a_record_does_not_keep_others_from_being_settled
     store.add(V4, "192.0.2.18", NAME)
     trap = store.state / f"sm_{V4}" / "sm" / CLIENT
     make_trap(trap, kind)
-    assert "192.0.2.18" in store.settle(V4)
+    assert "192.0.2.18" in store.settle(V4, {CLIENT, "192.0.2.18"})
 
 
 def test_a_directory_in_the_way_of_an_earlier_record_is_set_aside_with_what_it_holds(store: Store) -> None:

@@ -200,6 +200,8 @@ CUT_OFF = lines(Begun(Verb.TAKEOVER, "home", "node3", "boot-3"), (50.0, StepDone
         ([OURS, released(10.0)], 9.5),
         # Cut off and resumed: the address has been down since the first.
         ([OURS, released(20.0), released(10.0), THEIRS], 9.5),
+        # Killed before it had taken the address down, and resumed.
+        ([OURS, released(20.0), lines(RELEASE), THEIRS], 19.5),
         # Others tried in between, and failed.
         ([OURS, FAILED, released(10.0), THEIRS], 9.5),
         # What was released there was not up: only the one before it was.
