@@ -5,34 +5,37 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import pytest
 
 from nlmfo.config import Isolation, Service
 from nlmfo.deadline import Deadline
 from nlmfo.errors import DeadlineExceeded, NlmfoError, Refused
-from nlmfo.failover import actions, runs
+from nlmfo.failover import actions, progress, reclaims, runs
 from nlmfo.failover.actions import Actions, Standpoint
-from nlmfo.failover.events import ClientNotTold, ClientQuiet, RecordsNotKept
+from nlmfo.failover.events import ClientNotTold, ClientQuiet, LocksMissing, Progressed
 from nlmfo.failover.netns import NetnsActions
 from nlmfo.failover.plan import Action, Step
+from nlmfo.failover.progress import Locks, Progress, Waiting
+from nlmfo.failover.watch import Watch
 from nlmfo.host import daemons, mmp, own_mounts, partitions, probe
 from nlmfo.host.namespaces import Namespaces
 from nlmfo.host.node import Node
 from nlmfo.host.view import StatdUser
-from nlmfo.kernel import dropping, lockd
-from nlmfo.notify import Notice, Outcome
+from nlmfo.kernel import dropping
 from nlmfo.ownership import copy
 from nlmfo.ownership.proof import Proof, Word
 from nlmfo.ownership.record import OwnerRecord, Standing, boot_id
 from nlmfo.ownership.registry import DirectoryRegistry, NoRegistry
-from nlmfo.records import Store, frozen_addresses
+from nlmfo.records import Store, callout_addresses
+from nlmfo.records.ledger import Standing as Ledger
+from nlmfo.records.locks import HeldLock, read_locks
 from tests.unit import shapes
 from tests.unit.cluster_fake import Log
 from tests.unit.shapes import EARLIER_BOOT, HERE, THERE
@@ -61,19 +64,26 @@ def service(tmp_path: Path) -> Service:
 
 
 @pytest.fixture
-def make(registry: DirectoryRegistry, service: Service) -> Callable[..., Actions]:
-    def hands(standpoint: Standpoint | None = None) -> Actions:
-        return runs.hands_of(shapes.config(registry.directory), service, registry, standpoint or Standpoint(), Log())
+def make(registry: DirectoryRegistry, service: Service) -> Iterator[Callable[..., Actions]]:
+    made: list[Actions] = []
 
-    return hands
+    def hands(standpoint: Standpoint | None = None) -> Actions:
+        config = shapes.config(registry.directory)
+        made.append(runs.hands_of(config, service, registry, standpoint or Standpoint(), Log()))
+        return made[-1]
+
+    yield hands
+    for each in made:
+        each.close()
 
 
 @pytest.fixture
 def nothing_against_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(own_mounts, "of", lambda *_: ())
-    monkeypatch.setattr(partitions, "refuse_if_held", lambda _: Path("/dev/vdb"))
+    monkeypatch.setattr(partitions, "find", lambda _: Path("/dev/vdb"))
+    monkeypatch.setattr(partitions, "refuse_if_held", lambda *_: None)
     monkeypatch.setattr(mmp, "holder", lambda *_, **__: None)
-    monkeypatch.setattr(probe, "answering", lambda *_: {})
+    monkeypatch.setattr(probe, "answering", lambda *_, **__: {})
 
 
 def do(hands: Actions, step: Step) -> str:
@@ -126,7 +136,7 @@ def test_a_claim_carries_on_which_generation_of_the_records_was_served_last(
     assert found.state == 17
 
 
-def held(_: object) -> Path:
+def held(*_: object, **__: object) -> Path:
     raise Refused("device-held", "in use")
 
 
@@ -137,7 +147,7 @@ def held(_: object) -> Path:
         (own_mounts, "of", lambda *_: (Path("/mnt/home"),), "own-client"),
         (partitions, "refuse_if_held", held, "device-held"),
         (mmp, "holder", lambda *_, **__: "node9", "mmp-in-use"),
-        (probe, "answering", lambda _, some: {some[0].ip: "02:00:00:00:00:09"}, "address-answers"),
+        (probe, "answering", lambda _, some, **__: {some[0].ip: "02:00:00:00:00:09"}, "address-answers"),
     ],
 )
 def test_each_sign_of_another_server_is_refused_and_named(
@@ -256,16 +266,15 @@ def test_the_lock_table_decides_whether_the_locks_are_gone(
     assert asked == [{"8:1": Path("/srv/other")}]
 
 
-def test_a_service_that_serves_is_not_failed_because_nobody_looks_after_its_records(
+def test_a_keeper_that_cannot_be_started_fails_the_step_because_nobody_would_tell_the_clients(
     make: Callable[..., Actions], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> None:
         raise NlmfoError("cannot start")
 
     monkeypatch.setattr(daemons, "start_keeper", broken)
-    hands = make()
-    do(hands, Step(Action.KEEP, ""))
-    assert hands.sink.of(RecordsNotKept) == [RecordsNotKept("cannot start")]  # type: ignore[attr-defined]
+    with pytest.raises(NlmfoError, match="cannot start"):
+        do(make(), Step(Action.KEEP, ""))
 
 
 def test_work_with_records_on_a_storage_that_hangs_ends_at_its_deadline(
@@ -278,115 +287,116 @@ def test_work_with_records_on_a_storage_that_hangs_ends_at_its_deadline(
         do(hands, COLLECT)
 
 
-# Telling the clients
+# Watching how the keeper tells the clients
 
 
 CLIENTS = ("192.0.2.17", "192.0.2.18")
+NOTIFY, RECLAIM = Step(Action.NOTIFY, ""), Step(Action.RECLAIM, "")
 
 
-@dataclass
 class Telling:
-    """Hands in the midst of a takeover of two addresses, and what they say to whom."""
+    """Hands in the midst of a takeover, and what the keeper of the service says of its work."""
 
-    hands: Actions
-    sent: list[tuple[str, tuple[str, ...], list[str], int]]
+    def __init__(self, hands: Actions, home: Path) -> None:
+        self.hands = hands
+        hands.place = Node("home")
+        hands.keeper.place = shapes.place(home)
+        hands.keeper.begin(StatdUser(os.geteuid(), os.getegid()))
+        self.number = hands.keeper.shared.state_number()
 
     @property
     def log(self) -> Log:
         assert isinstance(self.hands.sink, Log)
         return self.hands.sink
 
-    def back(self, client: str) -> None:
-        """lockd has put a client on record again, on each address, before it granted it a lock."""
-        for address in self.hands.keeper.shared.addresses:
-            self.hands.keeper.shared.add(address, client, "home")
+    def says(self, *waiting: Waiting, back: int = 0, told: bool = True, in_grace: bool = False, **more: Any) -> None:
+        clients = {Ledger.BACK: back} | Counter(each.standing for each in waiting)
+        found = Progress(
+            more.pop("state", self.number), told=told, in_grace=in_grace, clients=clients, waiting=waiting, **more
+        )
+        progress.write(self.hands.keeper.place.progress, found)
 
 
 @pytest.fixture
-def telling(registry: DirectoryRegistry, service: Service, monkeypatch: pytest.MonkeyPatch) -> Telling:
-    service = replace(service, addresses=shapes.service(addresses=2).addresses)
-    hands = runs.hands_of(shapes.config(registry.directory), service, registry, Standpoint(), Log())
-    hands.place = Node("home")
-    hands.keeper.begin(StatdUser(os.geteuid(), os.getegid()))
-    telling = Telling(hands, [])
-    for client in CLIENTS:
-        telling.back(client)
-    hands.keeper.shared.begin_generation()
-    both = threading.Barrier(2)
-
-    def notify(clients: list[str], **how: object) -> tuple[Notice, ...]:
-        both.wait(10)  # the addresses go side by side
-        names, state = how["names"], how["state"]
-        assert isinstance(names, list)
-        assert isinstance(state, int)
-        telling.sent.append((str(how["source"]), tuple(clients), names, state))
-        outcomes = {CLIENTS[0]: Outcome.TOLD, CLIENTS[1]: Outcome.UNREACHABLE}
-        return tuple(Notice(client, outcomes[client], (), 1, 0.1, "no route") for client in clients)
-
-    monkeypatch.setattr(actions, "notify", notify)
-    monkeypatch.setattr(lockd, "in_grace", lambda: True)
-    return telling
+def telling(make: Callable[..., Actions], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Telling:
+    monkeypatch.setattr(daemons, "keeper_runs", lambda _: True)
+    return Telling(make(), tmp_path)
 
 
-NOTIFY, RECLAIM = Step(Action.NOTIFY, ""), Step(Action.RECLAIM, "")
+def test_everybody_is_told_once_the_keeper_says_so_of_this_generation(telling: Telling) -> None:
+    telling.says(Waiting(CLIENTS[0], Ledger.ANSWERED, ""), back=2)
+    assert do(telling.hands, NOTIFY) == "3 clients told"
+    telling.says(back=7, state=telling.number - 2)
+    with pytest.raises(DeadlineExceeded, match="telling every client"):
+        telling.hands.do(NOTIFY, Deadline(0.2))
 
 
-def test_everybody_on_record_is_told_from_each_address_under_every_name(telling: Telling) -> None:
+def test_who_could_not_be_told_is_named(telling: Telling) -> None:
+    telling.says(Waiting(CLIENTS[1], Ledger.UNREACHABLE, "no route"), back=1)
     assert do(telling.hands, NOTIFY) == "1 clients told"
-    state = telling.hands.keeper.shared.state_number()
-    assert sorted(telling.sent) == [
-        ("10.10.0.100", CLIENTS, ["nfs100.example", "10.10.0.100"], state),
-        ("fd00::100", CLIENTS, ["nfs100.example", "fd00::100"], state),
-    ]
+    assert telling.log.of(ClientNotTold) == [ClientNotTold(CLIENTS[1], "no route")]
 
 
-def test_who_could_not_be_told_is_named_and_stays_on_record(telling: Telling) -> None:
-    do(telling.hands, NOTIFY)
-    assert set(telling.log.of(ClientNotTold)) == {ClientNotTold(CLIENTS[1], "no route")}
-    assert telling.hands.keeper.owed() == set(CLIENTS)
-
-
-def test_a_generation_is_told_once(telling: Telling) -> None:
-    """A second notice would make the clients reclaim again what others may hold by then."""
-    assert not telling.hands.keeper.shared.told()
-    do(telling.hands, NOTIFY)
-    assert telling.hands.keeper.shared.told()
-    telling.sent.clear()
-    assert do(telling.hands, NOTIFY) == "0 clients told"
-    assert telling.sent == []
-
-
-def test_after_grace_nobody_is_told_because_their_reclaims_would_be_refused(
+def test_a_keeper_that_has_ended_without_telling_anybody_fails_the_takeover(
     telling: Telling, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lockd, "in_grace", lambda: False)
-    with pytest.raises(NlmfoError, match="grace ended before the clients could be told") as caught:
+    monkeypatch.setattr(daemons, "keeper_runs", lambda _: False)
+    with pytest.raises(NlmfoError, match="'nlmfo keep'. has ended"):
         do(telling.hands, NOTIFY)
-    assert "grace" in str(caught.value.hint)
-    assert telling.sent == []
-    assert not telling.hands.keeper.shared.told()
 
 
-def test_the_wait_for_reclaims_ends_when_all_are_back(telling: Telling) -> None:
-    for client in CLIENTS:
-        telling.back(client)
-    began = time.monotonic()
-    assert do(telling.hands, RECLAIM) == "2 clients are back"
-    assert time.monotonic() - began < actions.RECLAIM
-    assert telling.hands.keeper.owed() == set()
-    assert telling.log.events == []
+def test_who_asks_for_no_lock_again_is_named(telling: Telling) -> None:
+    quiet = Waiting(CLIENTS[1], Ledger.ANSWERED, "")
+    telling.says(quiet, Waiting("192.0.2.19", Ledger.UNREACHABLE, "no route"), back=1)
+    assert do(telling.hands, RECLAIM) == "1 of 3 clients are back"
+    assert telling.log.of(ClientQuiet) == [ClientQuiet(CLIENTS[1])]
 
 
-def test_who_asks_for_no_lock_again_is_named_and_stays_on_record(
+@pytest.mark.parametrize("exact", [True, False])
+def test_locks_that_are_not_held_again_are_named(telling: Telling, exact: bool) -> None:
+    telling.says(back=1, locks=Locks(30, 29, exact, ("/srv/home/a bytes 0-9 shared",)))
+    estimate = "" if exact else " (estimate)"
+    assert do(telling.hands, RECLAIM) == f"1 of 1 clients are back, 29 of 30 locks{estimate}"
+    assert telling.log.of(LocksMissing) == [LocksMissing(1, 30, exact, ("/srv/home/a bytes 0-9 shared",))]
+
+
+def test_where_every_lock_is_held_again_and_everybody_back_nothing_is_amiss(telling: Telling) -> None:
+    telling.says(back=2, locks=Locks(30, 30, exact=True), ended="every lock is held again")
+    said = "2 of 2 clients are back, 30 of 30 locks; grace ended: every lock is held again"
+    assert do(telling.hands, RECLAIM) == said
+    assert {type(event) for event in telling.log.events} == {Progressed}
+
+
+def test_whoever_stops_to_watch_does_not_take_the_service_down(
     telling: Telling, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(actions, "RECLAIM", 0.3)
-    telling.back(CLIENTS[0])
-    began = time.monotonic()
-    assert do(telling.hands, RECLAIM) == "1 clients are back"
-    assert time.monotonic() - began < 10
-    assert telling.log.events == [ClientQuiet(CLIENTS[1])]
-    assert telling.hands.keeper.owed() == {CLIENTS[1]}
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    telling.says(back=2)
+    monkeypatch.setattr(Watch, "until_quiet", interrupted)
+    do(telling.hands, RECLAIM)
+    monkeypatch.setattr(Watch, "until_told", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        do(telling.hands, NOTIFY)
+
+
+# Noting the locks
+
+
+def test_the_locks_that_are_noted_are_exact_and_of_the_generation_that_is_served(
+    make: Callable[..., Actions], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held_now = (HeldLock("uuid", 13, 0, 9, exclusive=True), HeldLock("uuid", 14, 0, -1, exclusive=False))
+    monkeypatch.setattr(reclaims, "held_now", lambda _: held_now)
+    hands = make()
+    hands.keeper.begin(StatdUser(os.geteuid(), os.getegid()))
+    assert do(hands, Step(Action.NOTE_LOCKS, "")) == "2 locks"
+    number = hands.keeper.shared.state_number()
+    noted = read_locks(hands.service.state, number)
+    assert noted.exact
+    assert noted.locks == held_now
+    assert not read_locks(hands.service.state, number + 2).locks
 
 
 # Records that were elsewhere, or of another
@@ -490,9 +500,9 @@ def isolated(make: Callable[..., Actions], tmp_path: Path, monkeypatch: pytest.M
 def test_records_are_frozen_and_thawed_in_what_the_callout_is_told(isolated: NetnsActions, tmp_path: Path) -> None:
     told = tmp_path / "run/nlmfo/callout.conf"
     do(isolated, Step(Action.FREEZE, ""))
-    assert frozen_addresses(told) == {isolated.service.addresses[0].ip}
+    assert callout_addresses(told) == {isolated.service.addresses[0].ip: True}
     do(isolated, Step(Action.THAW, ""))
-    assert frozen_addresses(told) == frozenset()
+    assert callout_addresses(told) == {isolated.service.addresses[0].ip: False}
     assert f"directory {isolated.service.state}/sm_10.10.0.100\n" in told.read_text()
 
 

@@ -452,7 +452,9 @@ STEP = Step(Action.MOUNT, "/srv/home")
         (events.StepNotDone(STEP, 1, "busy"), "mount: /srv/home  FAILED"),
         (events.RollingBack("home"), "taking down what was begun"),
         (events.JournalNotWritten("no space left"), "the journal of this run has gaps: no space left"),
-        (events.RecordsNotKept("no Python"), "nobody looks after the records"),
+        (events.AwaitingRelease("home", "node2"), "ready; waiting for node2 to release it"),
+        (events.LocksMissing(1, 30, exact=True, named=()), "warning: 1 of 30 locks are not held again"),
+        (events.LocksMissing(1, 30, exact=False, named=()), "(of those seen at the last look before the crash)"),
         (events.ExportLeftOut("gone.example:/srv/home"), "gone.example:/srv/home is not exported"),
         (events.ClientNotTold("192.0.2.17", "no route"), "client 192.0.2.17 was not told: no route"),
         (events.ClientQuiet("192.0.2.17"), "client 192.0.2.17 has asked for no lock again"),
@@ -464,6 +466,13 @@ def test_events_are_told_in_sentences(event: events.Event, said: str) -> None:
     assert line is not None
     assert said in line
     assert "\n" not in line
+
+
+def test_locks_that_are_missing_are_named_each_on_a_line_of_its_own() -> None:
+    """What stands there comes from names of files, which clients choose."""
+    line = text.line(events.LocksMissing(2, 30, exact=True, named=("/srv/a bytes 0-9 shared", "/srv/b\x1b[2J\nc")))
+    assert line is not None
+    assert [each.strip() for each in line.split("\n")[1:]] == ["/srv/a bytes 0-9 shared", "/srv/b?[2J?c"]
 
 
 def test_the_beginning_of_a_step_needs_no_line() -> None:
