@@ -8,6 +8,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -65,16 +66,14 @@ def service(tmp_path: Path) -> Service:
 
 @pytest.fixture
 def make(registry: DirectoryRegistry, service: Service) -> Iterator[Callable[..., Actions]]:
-    made: list[Actions] = []
+    made, config = ExitStack(), shapes.config(registry.directory)
 
     def hands(standpoint: Standpoint | None = None) -> Actions:
-        config = shapes.config(registry.directory)
-        made.append(runs.hands_of(config, service, registry, standpoint or Standpoint(), Log()))
-        return made[-1]
+        one = runs.hands_of(config, service, registry, standpoint or Standpoint(), Log())
+        return made.enter_context(closing(one))
 
-    yield hands
-    for each in made:
-        each.close()
+    with made:
+        yield hands
 
 
 @pytest.fixture
@@ -418,15 +417,17 @@ def test_records_in_the_place_where_they_are_by_default_count_too(
 
 
 @pytest.fixture
-def alone(tmp_path: Path, service: Service) -> Callable[[Word], Actions]:
+def alone(tmp_path: Path, service: Service) -> Iterator[Callable[[Word], Actions]]:
     """The hands of a node without a registry."""
+    made = ExitStack()
 
     def hands(word: Word) -> Actions:
         memory = NoRegistry(tmp_path / "memory")
         standpoint = Standpoint(word, Proof("because", 1))
-        return runs.hands_of(shapes.config(None), service, memory, standpoint, Log())
+        return made.enter_context(closing(runs.hands_of(shapes.config(None), service, memory, standpoint, Log())))
 
-    return hands
+    with made:
+        yield hands
 
 
 def test_without_a_registry_the_epoch_goes_on_from_that_of_the_copy(
@@ -493,7 +494,7 @@ def isolated(make: Callable[..., Actions], tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "run/nlmfo").mkdir(parents=True)
     hands = make()
     assert isinstance(hands, NetnsActions)
-    hands.namespaces = InPlace("home")
+    hands.namespaces = hands.place = InPlace("home")
     return hands
 
 
@@ -578,7 +579,8 @@ def test_looking_mounting_and_verifying_take_no_longer_than_is_left_of_the_time(
 ) -> None:
     found: list[float] = []
     monkeypatch.setattr(mmp, "holder", lambda _, deadline: found.append(deadline))
-    monkeypatch.setattr(partitions, "mount", lambda _, deadline: found.append(deadline))
+    monkeypatch.setattr(partitions, "make_ready", lambda _: None)
+    monkeypatch.setattr(partitions, "mount", lambda *_, deadline: found.append(deadline))
     monkeypatch.setattr(partitions, "lock_device", lambda _: "8:1")
     monkeypatch.setattr(dropping, "verify", lambda _, seconds: found.append(seconds))
     hands = make()

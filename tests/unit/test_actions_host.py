@@ -6,7 +6,8 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,24 +16,24 @@ import pytest
 from nlmfo.config import Config, Isolation, Service
 from nlmfo.deadline import Deadline
 from nlmfo.errors import DeadlineExceeded, NlmfoError, Refused
-from nlmfo.failover import actions, host, runs, shared
+from nlmfo.failover import host, keeper, progress, runs, shared
 from nlmfo.failover.actions import Standpoint
 from nlmfo.failover.events import ExportLeftOut
 from nlmfo.failover.host import HostActions
+from nlmfo.failover.keeper import Place
 from nlmfo.failover.plan import Action, Step
 from nlmfo.host import daemons, node_addresses, node_exports, node_locks, node_restart, view
+from nlmfo.host.node import Node
 from nlmfo.host.view import StatdUser
-from nlmfo.kernel import lockd
-from nlmfo.notify import Notice, Outcome
 from nlmfo.ownership.registry import DirectoryRegistry
-from nlmfo.records import Address, Store, frozen_addresses
+from nlmfo.records import Address, Store, callout_addresses
 from tests.unit import shapes
 from tests.unit.cluster_fake import Log
 from tests.unit.shapes import HERE
 
 CLIENT = "192.0.2.17"
 ME = StatdUser(os.geteuid(), os.getegid())
-GRACE = Step(Action.GRACE, "")
+GRACE, NOTIFY = Step(Action.GRACE, ""), Step(Action.NOTIFY, "")
 
 
 class Scene:
@@ -44,7 +45,9 @@ class Scene:
         self.frozen_meanwhile: set[Address] = set()
         self.told_meanwhile: dict[str, bool] = {}
         self.trouble: Exception | None = None
+        self.made = ExitStack()
         patch.setattr(shared, "RUN", directory / "run")
+        patch.setattr(keeper, "RUN", directory / "run")
         patch.setattr(view, "CALLOUT_CONFIG", self.callout)
         patch.setattr(view, "SPOOL", directory / "spool")
         patch.setattr(view, "STATD_HOMES", (directory,))
@@ -78,13 +81,19 @@ class Scene:
         registry = DirectoryRegistry(self.config.directory)
         found = runs.hands_of(self.config, self.services["home"], registry, Standpoint(), Log())
         assert isinstance(found, HostActions)
-        return found
+        return self.made.enter_context(closing(found))
 
     def address(self, name: str) -> Address:
         return self.services[name].addresses[0].ip
 
     def frozen(self) -> set[Address]:
-        return set(frozen_addresses(self.callout))
+        return {address for address, frozen in callout_addresses(self.callout).items() if frozen}
+
+    def keeper_says(self, name: str, *, told: bool) -> None:
+        found = progress.Progress(self.store(name).state_number(), told=told, in_grace=True)
+        place = Place.of_node(name)
+        place.progress.parent.mkdir(parents=True, exist_ok=True)
+        progress.write(place.progress, found)
 
     def addresses_of_callout(self) -> list[str]:
         lines = self.callout.read_text().splitlines()
@@ -103,8 +112,10 @@ ME_IDS = (ME.uid, ME.gid)
 
 
 @pytest.fixture
-def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
-    return Scene(tmp_path, monkeypatch)
+def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
+    scene = Scene(tmp_path, monkeypatch)
+    with scene.made:
+        yield scene
 
 
 def do(hands: HostActions, step: Step) -> str:
@@ -185,20 +196,38 @@ def test_the_clients_of_all_who_share_the_server_are_told(
     """Also by the rest of a run that takes its own service down: then of the others only."""
     if attached:
         shared.attach(scene.config, scene.services["home"], ME)
-    for name in scene.services:
-        scene.store(name).begin_generation()
-    sent: list[str] = []
+    asked: list[str] = []
 
-    def notify(clients: list[str], **how: object) -> tuple[Notice, ...]:
-        sent.append(f"{how['source']}: {', '.join(clients)}")
-        return tuple(Notice(client, Outcome.TOLD, (), 1, 0.1, "") for client in clients)
+    def keeper_runs(place: Node) -> bool:
+        asked.append(place.service)
+        return True
 
-    monkeypatch.setattr(actions, "notify", notify)
-    monkeypatch.setattr(lockd, "in_grace", lambda: True)
-    do(scene.hands(), Step(Action.NOTIFY, ""))
-    own = [f"{scene.address('home')}: "] if attached else []
-    assert sorted(sent) == [*own, *(f"{scene.address(name)}: {CLIENT}" for name in ("mail", "web"))]
-    assert {name: scene.store(name).told() for name in scene.services} == {"home": attached, "mail": True, "web": True}
+    monkeypatch.setattr(daemons, "keeper_runs", keeper_runs)
+    told = {name for name in scene.services if name != "home" or attached}
+    for name in told:
+        scene.keeper_says(name, told=True)
+    words = ", ".join(f"{name}: 0 clients told" for name in scene.services if name in told)
+    assert do(scene.hands(), NOTIFY) == words
+    # Each of them has to say so: one that does not is waited for, and a keeper that has ended is not.
+    scene.keeper_says("web", told=False)
+    with pytest.raises(DeadlineExceeded, match="service 'web': telling every client"):
+        scene.hands().do(NOTIFY, Deadline(0.2))
+    assert set(asked) == {"web"}
+    monkeypatch.setattr(daemons, "keeper_runs", lambda _: False)
+    with pytest.raises(NlmfoError, match="service 'web': the process that tells the clients"):
+        do(scene.hands(), NOTIFY)
+
+
+@pytest.mark.parametrize("attached", [True, False])
+def test_the_keepers_of_all_who_share_the_server_are_started_where_they_do_not_run(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, attached: bool
+) -> None:
+    if attached:
+        shared.attach(scene.config, scene.services["home"], ME)
+    started: list[str] = []
+    monkeypatch.setattr(daemons, "start_keeper", lambda place, _: started.append(place.service))
+    do(scene.hands(), Step(Action.KEEP, ""))
+    assert started == [*(["home"] if attached else []), "mail", "web"]
 
 
 def test_a_release_freezes_and_thaws_its_own_records_and_no_others(scene: Scene) -> None:

@@ -92,7 +92,7 @@ def takeover_that(monkeypatch: pytest.MonkeyPatch, act: Callable[..., bool]) -> 
 
 
 def fails_with(error: BaseException) -> Callable[..., bool]:
-    def act(*_: object) -> bool:
+    def act(*_: object, **__: object) -> bool:
         raise error
 
     return act
@@ -144,7 +144,7 @@ def test_a_takeover_that_worked_or_was_not_needed_is_a_success(
     done: bool,
     said: str,
 ) -> None:
-    takeover_that(monkeypatch, lambda *_: done)
+    takeover_that(monkeypatch, lambda *_, **__: done)
     assert nlmfo("takeover", "home") == ExitCode.OK
     assert capsys.readouterr().out == f"home: {said}\n"
 
@@ -162,13 +162,34 @@ def test_what_the_operator_vouches_for_reaches_the_proof(
 ) -> None:
     heard: list[object] = []
 
-    def act(_config: object, service: Service, given: Word, _sink: object) -> bool:
-        heard.extend((service.name, given))
+    def act(_config: object, service: Service, given: Word, _sink: object, *, wait: float) -> bool:
+        heard.extend((service.name, given, wait))
         return True
 
     takeover_that(monkeypatch, act)
     nlmfo("takeover", "home", *words)
-    assert heard == ["home", word]
+    assert heard == ["home", word, 0]
+
+
+def test_how_long_a_takeover_waits_for_the_other_nodes_release_reaches_it(
+    nlmfo: CommandLine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heard: list[float] = []
+
+    def act(*_: object, wait: float) -> bool:
+        heard.append(wait)
+        return True
+
+    takeover_that(monkeypatch, act)
+    assert nlmfo("takeover", "home", "--wait", "2.5") == ExitCode.OK
+    assert heard == [2.5]
+    # Without a registry it would wait for what it can never see.
+    nlmfo.write("nlmfo.toml", '[node]\nname = "node1"\n')
+    (nlmfo.directory / "services.d/mail.toml").unlink()
+    nlmfo.write("services.d/home.toml", 'state = "/srv/unit-test/state"\n' + HOME.format(name="home"))
+    assert nlmfo("takeover", "home", "--wait", "2.5") == ExitCode.FAILED
+    assert "without a registry nobody can tell" in capsys.readouterr().err
+    assert heard == [2.5]
 
 
 @pytest.mark.parametrize(
@@ -270,7 +291,8 @@ def test_a_plan_is_printed_step_by_step_with_the_reasons(
     said = capsys.readouterr().out
     assert "home: may be served here: node2 released it (epoch 7)" in said
     assert "first, what a run that did not end has left here:\n  1  verify no lock is left: /srv/other" in said
-    assert "  4  claim: home\n       one node can have this epoch, and no second" in said
+    number = len(first) + 1 + [step.action for step in steps].index(plan.Action.CLAIM)
+    assert f"{number:3}  claim: home\n       one node can have this epoch, and no second" in said
 
 
 def test_a_plan_that_would_be_refused_is_printed_all_the_same_and_ends_with_3(
@@ -338,7 +360,7 @@ def test_a_node_that_the_hook_fenced_is_as_good_as_one_that_the_operator_names(
 ) -> None:
     words: list[Word] = []
 
-    def act(*given: object) -> bool:
+    def act(*given: object, **_: object) -> bool:
         assert isinstance(given[2], Word)
         words.append(given[2])
         return True
@@ -384,7 +406,8 @@ def test_status_as_json_is_one_document_with_the_owner_and_what_is_here(
     nlmfo: CommandLine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     nlmfo.registry.claim(shapes.record(1, THERE, boot=EARLIER_BOOT))
-    no_trouble = {"waiting": 0, "stalled": None, "refused": 0, "untold": False, "unfinished": None, "superseded": False}
+    nothing = {"waiting": 0, "stalled": None, "refused": 0}
+    no_trouble = nothing | {"untold": False, "unread": False, "unfinished": None, "superseded": False}
     assert nlmfo("status", "--json") == ExitCode.OK
     assert json.loads(capsys.readouterr().out) == {
         "node": "node1",
@@ -429,7 +452,7 @@ def test_a_registry_that_is_not_mounted_is_a_problem_that_status_shows(
 def test_sigterm_ends_a_run_like_ctrl_c_so_that_it_takes_down_what_it_began(
     nlmfo: CommandLine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def terminated(*_: object) -> bool:
+    def terminated(*_: object, **__: object) -> bool:
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
         raise KeyboardInterrupt
@@ -493,7 +516,7 @@ from pathlib import Path
 from nlmfo.cli import commands, main as cli
 from nlmfo.failover import events, runs
 
-def takeover(config, service, word, sink):
+def takeover(config, service, word, sink, **_):
     for _ in range(3):
         sink(events.RollingBack(service.name))
     Path(sys.argv[1]).touch()
@@ -588,7 +611,7 @@ def test_a_plan_that_nobody_made_by_hand_is_printed_as_it_is(
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert nlmfo("plan", "takeover", "home") == ExitCode.OK
     said = capsys.readouterr().out
-    assert said.startswith("home: may be served here: it was never served before\ntakeover of home:\n  1  look for")
+    assert said.startswith("home: may be served here: it was never served before\ntakeover of home:\n  1  make names")
     assert nlmfo("plan", "release", "home") == ExitCode.NOT_OWNED
     nlmfo.registry.claim(shapes.record(1, THERE, boot=EARLIER_BOOT))
     assert nlmfo("plan", "takeover", "home") == ExitCode.REFUSED
@@ -601,7 +624,7 @@ def test_what_is_forced_is_forced_whoever_vouches(
 ) -> None:
     heard: list[Word] = []
 
-    def act(_config: object, _service: Service, word: Word, _sink: object) -> bool:
+    def act(_config: object, _service: Service, word: Word, _sink: object, **_: object) -> bool:
         heard.append(word)
         return True
 
@@ -625,7 +648,7 @@ BY_A_STEP = {"own-client", "stale-records"}
 def test_each_code_that_can_be_forced_is_one_whose_refusal_says_so(
     nlmfo: CommandLine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], code: str
 ) -> None:
-    def refuse(*_: object) -> bool:
+    def refuse(*_: object, **__: object) -> bool:
         node_server.refuse_if_unfit([node_server.Unfit(code, "trouble", "mend it")])
         return True
 
@@ -642,40 +665,10 @@ def test_what_may_be_forced_is_what_the_refusals_say_may_be_forced() -> None:
 def test_a_refusal_that_nothing_passes_names_no_way_past_it(
     nlmfo: CommandLine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], code: str
 ) -> None:
-    def refuse(*_: object) -> bool:
+    def refuse(*_: object, **__: object) -> bool:
         node_server.refuse_if_unfit([node_server.Unfit(code, "trouble", "mend it")])
         return True
 
     takeover_that(monkeypatch, refuse)
     assert nlmfo("takeover", "home") == ExitCode.REFUSED
     assert "--force" not in capsys.readouterr().err
-
-
-def test_the_keeper_says_what_goes_wrong_when_it_begins_and_ends_when_another_node_owns_the_service(
-    nlmfo: CommandLine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    stale = NlmfoError("the storage is stale")
-    rounds = [None, stale, stale, OSError(5, "Input/output error"), None, None]
-    stood_down: list[str] = []
-
-    def keep(*_: object) -> None:
-        trouble = rounds.pop(0)
-        if trouble is not None:
-            raise trouble
-
-    def successor(*_: object) -> OwnerRecord | None:
-        return None if rounds else shapes.record(7, THERE)
-
-    monkeypatch.setattr(commands, "INTERVAL", 0)
-    monkeypatch.setattr(sockdiag, "established", tuple)
-    monkeypatch.setattr(keeper.Keeper, "keep", keep)
-    monkeypatch.setattr(standdown, "successor", successor)
-    monkeypatch.setattr(standdown, "stand_down", lambda service: stood_down.append(service.name))
-    assert nlmfo("keep", "home") == ExitCode.NOT_OWNED
-    assert stood_down == ["home"]
-    assert capsys.readouterr().err.splitlines() == [
-        "the storage is stale",
-        "[Errno 5] Input/output error",
-        "the records are in order again",
-        "node2 owns it (epoch 7): stood down",
-    ]
