@@ -264,24 +264,29 @@ Lines = Sequence[Mapping[str, Any]]
 def last_address_down(journals: Iterable[Lines], begun: Begun) -> AddressDown | None:
     """When the last owner's release took the address down; None when nobody released it since it was served last.
 
-    ``journals`` are those of the service, the newest first, as nlmfo.records.journal reads them; the run that ``begun``
-    began may be among them. Of a release that was cut off and resumed the first time counts. They lie where clients
-    may be able to write, so what makes no sense is left out, and nothing but a line of text depends on it.
+    ``journals`` are those of the service, as nlmfo.records.journal reads them; the run that ``begun`` began may be
+    among them. A takeover that waits begins before the release that it waits for, so their order says nothing: what
+    counts is when addresses came up and went down. Of a release that was cut off and resumed the first time counts.
+    They lie where clients may be able to write, so what makes no sense is left out, and nothing but a line of text
+    depends on it.
     """
-    found: AddressDown | None = None
+    served: list[tuple[float, str]] = []
+    downs: list[AddressDown] = []
     ours = (str(Verb.TAKEOVER), begun.node, begun.boot_id)
     for lines in journals:
         head = next((line for line in lines if line.get("event") == "begun"), {})
-        verb = head.get("verb")
-        if (verb, head.get("node"), head.get("boot_id")) == ours:
-            ours = ("", "", "")  # the run itself; the next one is an earlier one
-        elif verb == Verb.TAKEOVER:
-            if _served(lines):
-                return found
-            found = None  # a release after it cleaned up: the address was not up
+        verb, node = head.get("verb"), str(head.get("node"))
+        if (verb, node, head.get("boot_id")) == ours:
+            ours = ("", "", "")  # the run itself: the newest one of this node
+        elif verb == Verb.TAKEOVER and _served(lines):
+            served.append((_began(lines, Action.ADDRESS_UP) or _last(lines), node))
         elif verb == Verb.RELEASE:
-            found = _address_down(lines, str(head.get("node"))) or found
-    return found
+            at = _began(lines, Action.ADDRESS_DOWN)
+            downs += [AddressDown(node, at)] if at else []
+    since, owner = max(served, default=(0.0, ""))
+    # Others may have cleaned up what never came up there.
+    counting = (down for down in downs if down.at > since and owner in ("", down.node))
+    return min(counting, key=lambda down: down.at, default=None)
 
 
 def _served(lines: Lines) -> bool:
@@ -292,9 +297,15 @@ def _served(lines: Lines) -> bool:
     )
 
 
-def _address_down(lines: Lines, node: str) -> AddressDown | None:
-    line = _done(lines, Action.ADDRESS_DOWN)
-    return None if line is None else AddressDown(node, float(line["at"]) - float(line["seconds"]))
+def _began(lines: Lines, action: Action) -> float | None:
+    """When a step that was done began."""
+    line = _done(lines, action)
+    return None if line is None else float(line["at"]) - float(line["seconds"])
+
+
+def _last(lines: Lines) -> float:
+    """When the last thing happened of which it is known."""
+    return max((float(line["at"]) for line in lines if _is_time(line.get("at"))), default=0.0)
 
 
 def _done(lines: Lines, action: Action) -> Mapping[str, Any] | None:

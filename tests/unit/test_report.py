@@ -180,7 +180,10 @@ OURS = lines(TAKEOVER, (90.0, StepDone(UP, 0.1, "")))
 THEIRS = lines(
     Begun(Verb.TAKEOVER, "home", "node2", "boot-2"), (1.0, StepDone(UP, 0.1, "")), (2.0, Ended(Outcome.SERVED))
 )
-KILLED_LATE = lines(Begun(Verb.TAKEOVER, "home", "node2", "boot-2"), (1.0, StepDone(UP, 0.1, "")))
+KILLED_LATE = lines(Begun(Verb.TAKEOVER, "home", "node2", "boot-2"), (30.0, StepDone(UP, 0.1, "")))
+AGAIN = lines(
+    Begun(Verb.TAKEOVER, "home", "node2", "boot-2"), (30.0, StepDone(UP, 0.1, "")), (31.0, Ended(Outcome.SERVED))
+)
 FAILED = lines(
     Begun(Verb.TAKEOVER, "home", "node3", "boot-3"),
     (50.0, StepDone(UP, 0.1, "")),
@@ -206,11 +209,13 @@ CUT_OFF = lines(Begun(Verb.TAKEOVER, "home", "node3", "boot-3"), (50.0, StepDone
         ([OURS, FAILED, released(10.0), THEIRS], 9.5),
         # What was released there was not up: only the one before it was.
         ([OURS, released(60.0, "node3"), CUT_OFF, released(10.0), THEIRS], 9.5),
+        # Takeovers that wait begin before the release that they wait for, so their journals come before it.
+        ([released(40.0), OURS, released(10.0), AGAIN], 39.5),
         # Nobody released it since it was served last: a crash.
-        ([OURS, THEIRS, released(10.0)], None),
+        ([OURS, AGAIN, released(10.0)], None),
         ([OURS, KILLED_LATE, released(10.0)], None),
-        ([OURS, released(60.0, "node3"), CUT_OFF, THEIRS, released(10.0)], None),
-        ([OURS, lines(TAKEOVER, (1.0, Ended(Outcome.SERVED))), released(10.0)], None),
+        ([OURS, released(60.0, "node3"), CUT_OFF, AGAIN, released(10.0)], None),
+        ([OURS, lines(TAKEOVER, (30.0, Ended(Outcome.SERVED))), released(10.0)], None),
         ([OURS], None),
         ([], None),
     ],
