@@ -23,8 +23,8 @@ from nlmfo.errors import DeadlineExceeded, NlmfoError
 
 T = TypeVar("T")
 
-#: Seconds to wait for another call's end, before a child of its own is the faster way.
-TURN = 0.2
+#: Seconds to wait for another call's end, before a child of its own is the faster way; and to begin.
+TURN, START = 1.0, 30.0
 
 _LENGTH = struct.Struct("!Q")
 
@@ -44,9 +44,9 @@ class Agent:
         self._socket: socket.socket | None = None
 
     def start(self) -> None:
-        """Fork it now, unless it lives."""
-        with self._turn:
-            self._living()
+        """Fork it now, unless it lives, and let it work once: what it shares with us is copied when it is touched."""
+        with self._turn, suppress(NlmfoError):
+            self._ask(pickle.dumps(os.getpid), START)
 
     def call(self, function: Callable[[], T], *, deadline: float) -> T:
         """Like ``nlmfo.child.in_child``: what hangs is killed and left behind after ``deadline`` seconds."""

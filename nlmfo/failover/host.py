@@ -120,6 +120,8 @@ class HostActions(Actions):
         user = view.statd_user()
         for keeper in others:
             self._with_store(lambda keeper=keeper: keeper.begin(user), Deadline(STORE))  # type: ignore[misc]
+        # The stop is over: whatever becomes of this run, their keepers go to work when nfsd answers again.
+        shared.tell_callout(self.config)
 
     def _address_up(self, _: Step, __: Deadline) -> str:
         node_addresses.bring_up(self.service.interface, self.service.addresses)

@@ -31,6 +31,7 @@ class NetnsActions(Actions):
     ) -> None:
         self.namespaces = Namespaces.with_agent(service.name)
         keeper = Keeper(service, Place.on_node(self.namespaces))
+        self._routes: tuple[addresses.Route, ...] = ()
         super().__init__(config, service, registry, standpoint, self.namespaces, keeper, sink)
 
     def prepare(self) -> None:
@@ -105,6 +106,7 @@ class NetnsActions(Actions):
         view.prepare(self.namespaces, self.service, user, view.callout_program())
         addresses.create_link(self.namespaces, self.service.interface)
         self._devices()
+        self._routes = addresses.routes_of(self.service.interface)
         return ""
 
     def _start_daemons(self, _: Step, __: Deadline) -> str:
@@ -132,7 +134,7 @@ class NetnsActions(Actions):
         return self.service.versions == ("3",)
 
     def _address_up(self, _: Step, __: Deadline) -> str:
-        addresses.bring_up(self.namespaces, self.service.interface, self.service.addresses)
+        addresses.bring_up(self.namespaces, self.service.addresses, self._routes)
         ended = self.namespaces.call(partial(tickle, self._connections)) if self._connections else 0
         return f"announced; {ended} connections of before" if ended else "announced"
 

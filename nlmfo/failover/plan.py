@@ -188,7 +188,8 @@ def amends(seen: Observed) -> Plan:
         return ()
     others = ", ".join(seen.neighbours)
     grace = [] if seen.threads and seen.in_grace else [Step(Action.GRACE, _whom(seen))]
-    return _checked(*grace, Step(Action.NOTIFY, others), Step(Action.RECLAIM, others))
+    keep = Step(Action.KEEP, others)
+    return _checked(keep, *grace, Step(Action.NOTIFY, others), Step(Action.RECLAIM, others))
 
 
 def _to_begin(service: Service, seen: Observed) -> Iterator[Step]:
@@ -218,7 +219,7 @@ def _to_finish(service: Service, seen: Observed) -> Iterator[Step]:
     """What a takeover that was killed late still owes: nobody may find out by himself that his locks are gone."""
     if seen.frozen:
         yield Step(Action.THAW, str(service.state))
-    if not seen.kept:
+    if not seen.kept or seen.untold:
         yield Step(Action.KEEP, str(service.state))
     if not seen.told or seen.untold:
         yield Step(Action.ANSWER, _addresses(service))

@@ -74,14 +74,13 @@ def create_link(namespaces: Namespaces, interface: str) -> None:
         os.close(net)
 
 
-def bring_up(namespaces: Namespaces, interface: str, addresses: Iterable[Interface]) -> None:
-    """Give the link its addresses and the node's routes, see each address work, and announce it.
+def bring_up(namespaces: Namespaces, addresses: Iterable[Interface], routes: tuple[Route, ...]) -> None:
+    """Give the link its addresses and ``routes``, those of the node, see each address work, and announce it.
 
     Duplicate address detection is skipped for IPv6: a second of silence, during which clients would be refused,
     to ask a question that the owner record has answered.
     """
     wanted = tuple(addresses)
-    routes = _routes(interface)
     namespaces.call(partial(_configure, wanted, routes))
     for address in wanted:
         if not is_up(namespaces, address.ip):
@@ -125,7 +124,7 @@ def index_of(interface: str) -> int:
         ) from None
 
 
-def _routes(interface: str) -> tuple[Route, ...]:
+def routes_of(interface: str) -> tuple[Route, ...]:
     """The node's routes through a gateway on ``interface``: what clients in other networks are reached by."""
     from pyroute2 import IPRoute  # noqa: PLC0415
 

@@ -32,7 +32,6 @@ USED = "snapshot.used"
 MAX_SNAPSHOT_BYTES = 64 << 20
 
 _HEAD = "nlmfo-snapshot 1"
-_sealed, _unsealed = seal, unseal
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,7 @@ def take_snapshot(local: Store, shared: Store, service: str, *, now: float) -> i
     lines = [_HEAD, f"service {service}", f"generation {shared.state_number()}", f"taken {now}"]
     found = [(a, record) for a in local.addresses for record in (*local.owed(a), *local.current(a))]
     lines += sorted({_client_line(address, record) for address, record in found})
-    content = _sealed("".join(f"{line}\n" for line in lines))
+    content = seal("".join(f"{line}\n" for line in lines))
     with Directory.open(shared.state) as state:
         state.replace(SNAPSHOT, content, 0o600, verify=True)
     return len({record.client for _, record in found})
@@ -72,7 +71,7 @@ def restore_snapshot(store: Store, service: str) -> Restored:
         content = state.read(SNAPSHOT, MAX_SNAPSHOT_BYTES)
         if content is None:
             return Restored(ignored="there is none that can be read")
-        text, intact = _unsealed(content)
+        text, intact = unseal(content)
         ignored = _why_ignored(text, service, store.state_number())
         if ignored and intact:
             return Restored(ignored=ignored)

@@ -108,7 +108,7 @@ def icmpv6_sum(frame: bytes) -> int:
 
 def test_an_ipv4_address_is_announced_three_times_in_both_forms(network: Namespaces) -> None:
     with closing(listen(network)) as ear:
-        addresses.bring_up(network, "lo", [V4])
+        addresses.bring_up(network, [V4], ())
         frames = heard(ear, b"\x08\x06", 6)
     wanted = [arp_frame(IPv4Address("10.10.0.100"), MAC, operation) for operation in (1, 2)] * 3
     assert [frame[: len(wanted[0])] for frame in frames] == wanted
@@ -116,7 +116,7 @@ def test_an_ipv4_address_is_announced_three_times_in_both_forms(network: Namespa
 
 def test_an_ipv6_address_is_announced_three_times_to_all_nodes(network: Namespaces) -> None:
     with closing(listen(network)) as ear:
-        addresses.bring_up(network, "lo", [V6])
+        addresses.bring_up(network, [V6], ())
         frames = heard(ear, b"\x86\xdd", 3)
     for frame in frames:
         assert frame[:6] == bytes.fromhex("33 33 00 00 00 01")
@@ -134,13 +134,13 @@ def test_an_ipv6_address_is_announced_three_times_to_all_nodes(network: Namespac
 
 def test_addresses_are_up_when_they_can_be_bound_and_only_then(network: Namespaces) -> None:
     assert [addresses.is_up(network, a.ip) for a in (V4, V6)] == [False, False]
-    addresses.bring_up(network, "lo", [V4, V6])
+    addresses.bring_up(network, [V4, V6], ())
     assert [addresses.is_up(network, a.ip) for a in (V4, V6)] == [True, True]
     assert not addresses.is_up(network, IPv4Address("10.10.0.101"))
 
 
 def test_an_ipv6_address_can_be_used_at_once_without_the_silence_of_duplicate_detection(network: Namespaces) -> None:
-    addresses.bring_up(network, "lo", [V6])
+    addresses.bring_up(network, [V6], ())
     said = run(network.command("ip", "-6", "address", "show", "dev", addresses.LINK), deadline=SECONDS)
     line = next(line for line in said.splitlines() if "fd00::100/64" in line)
     assert "nodad" in line
@@ -148,7 +148,7 @@ def test_an_ipv6_address_can_be_used_at_once_without_the_silence_of_duplicate_de
 
 
 def test_going_down_takes_link_and_addresses_and_may_be_done_twice(network: Namespaces) -> None:
-    addresses.bring_up(network, "lo", [V4, V6])
+    addresses.bring_up(network, [V4, V6], ())
     addresses.take_down(network)
     assert not network.call(addresses.link_exists)
     assert [addresses.is_up(network, a.ip) for a in (V4, V6)] == [False, False]
@@ -156,28 +156,25 @@ def test_going_down_takes_link_and_addresses_and_may_be_done_twice(network: Name
 
 
 def test_what_a_router_suggests_is_not_taken_up(network: Namespaces) -> None:
-    addresses.bring_up(network, "lo", [V6])
+    addresses.bring_up(network, [V6], ())
     setting = f"/proc/sys/net/ipv6/conf/{addresses.LINK}/accept_ra"
     assert run(network.command("cat", setting), deadline=SECONDS) == "0\n"
 
 
 def test_an_address_that_is_there_already_is_an_error_that_names_it(network: Namespaces) -> None:
-    addresses.bring_up(network, "lo", [V4])
+    addresses.bring_up(network, [V4], ())
     with pytest.raises(AddressError, match=r"cannot give nlmfo0 the address 10\.10\.0\.100/24: File exists"):
-        addresses.bring_up(network, "lo", [V4])
+        addresses.bring_up(network, [V4], ())
 
 
-def test_clients_in_other_networks_are_reached_by_the_nodes_own_routes(
-    network: Namespaces, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_clients_in_other_networks_are_reached_by_the_nodes_own_routes(network: Namespaces) -> None:
     routes = (
         Route(socket.AF_INET, "default", "10.10.0.1"),
         Route(socket.AF_INET, "192.0.2.0/24", "10.10.0.2"),
         Route(socket.AF_INET6, "default", "fd00::1"),
         Route(socket.AF_INET, "198.51.100.0/24", "203.0.113.1"),  # its gateway cannot be reached from here
     )
-    monkeypatch.setattr(addresses, "_routes", lambda _: routes)
-    addresses.bring_up(network, "lo", [V4, V6])
+    addresses.bring_up(network, [V4, V6], routes)
     said = run(network.command("ip", "route"), deadline=SECONDS)
     assert "default via 10.10.0.1 dev nlmfo0" in said
     assert "192.0.2.0/24 via 10.10.0.2 dev nlmfo0" in said
@@ -199,7 +196,7 @@ def test_the_nodes_routes_are_those_with_a_gateway_on_the_services_interface(net
         ("-6", "route", "add", "2001:db8::/32", "via", "fd00::fe"),
     ):
         run(network.command("ip", *words), deadline=SECONDS)
-    found = network.call(lambda: addresses._routes(WIRE))
+    found = network.call(lambda: addresses.routes_of(WIRE))
     assert set(found) == {
         Route(socket.AF_INET, "default", "10.10.0.254"),
         Route(socket.AF_INET, "198.51.100.0/24", "10.10.0.253"),
@@ -208,9 +205,9 @@ def test_the_nodes_routes_are_those_with_a_gateway_on_the_services_interface(net
 
 
 def test_an_interface_that_the_node_has_not_got_is_named_with_the_way_to_find_it(network: Namespaces) -> None:
-    for act in (addresses.create_link, lambda n, i: addresses.bring_up(n, i, [V4])):
+    for act in (lambda: addresses.create_link(network, "eth99"), lambda: addresses.routes_of("eth99")):
         with pytest.raises(AddressError, match="'eth99': not on this node") as caught:
-            act(network, "eth99")
+            act()
         assert "ip link" in str(caught.value.hint)
 
 

@@ -5,18 +5,25 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nlmfo.config import Export, Service
-from nlmfo.errors import NlmfoError
+from nlmfo.errors import CommandFailed, NlmfoError
 from nlmfo.host import exports
 from nlmfo.host.exports import parse, render
+from nlmfo.kernel import caches
 from tests.unit import shapes
+from tests.unit.kernel_fake import FakeKernel
+
+T = TypeVar("T")
 
 #: What the configuration lets through: any character but control characters.
 NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"], exclude_characters="/"), min_size=1)
@@ -110,25 +117,93 @@ def test_no_table_whatever_breaks_the_reading(etab: str) -> None:
 
 
 class Namespaces:
-    """Namespaces whose export table is what exportfs is supposed to have written."""
+    """Namespaces whose exportfs writes what it is supposed to have written, and whose kernel is in memory."""
 
-    def __init__(self, etab: str) -> None:
+    def __init__(self, etab: Path, *written: str) -> None:
         self.service = "home"
         self.etab = etab
+        self.written = "".join(f"{path}\t*(rw)\n" for path in written)
+        self.ran: list[tuple[str, ...]] = []
 
-    def call(self, _function: object) -> str:
-        return self.etab
+    def call(self, function: Callable[[], T]) -> T:
+        return function()
 
-    def command(self, *argv: str) -> list[str]:
-        return ["true", *argv]
+    def run(self, *argv: str) -> str:
+        self.ran.append(argv)
+        self.etab.write_text(self.written, encoding="utf-8")
+        return ""
 
 
-def test_an_export_that_exportfs_left_out_is_an_error_that_names_it() -> None:
+@pytest.fixture
+def etab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The export table, as the service's daemons see it."""
+    table = tmp_path / "etab"
+    table.touch()
+    monkeypatch.setattr(exports, "ETAB", table)
+    return table
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> FakeKernel:
+    kernel = FakeKernel()
+    monkeypatch.setattr(caches, "flush", partial(caches.flush, files=kernel))
+    return kernel
+
+
+def test_everything_that_the_file_lists_is_exported_anew(etab: Path) -> None:
+    namespaces = Namespaces(etab, "/srv/home")
+    exports.load(namespaces, exporting((Path("/srv/home"), {"*": "rw"})))  # type: ignore[arg-type]
+    assert namespaces.ran == [("exportfs", "-r")]
+
+
+def test_an_export_that_exportfs_left_out_is_an_error_that_names_it(etab: Path) -> None:
     service = exporting((Path("/srv/home"), {"*": "rw"}), (Path("/srv/gone"), {"*": "rw"}))
     with pytest.raises(NlmfoError, match="exportfs did not export /srv/gone"):
-        exports.load(Namespaces("/srv/home\t*(rw)\n"), service)  # type: ignore[arg-type]
+        exports.load(Namespaces(etab, "/srv/home"), service)  # type: ignore[arg-type]
 
 
-def test_an_export_that_stays_after_all_were_taken_back_is_an_error_that_names_it() -> None:
+def test_what_exportfs_says_against_an_export_is_told_with_what_an_export_needs(etab: Path) -> None:
+    class Refusing(Namespaces):
+        def run(self, *argv: str) -> str:
+            raise CommandFailed(argv, 1, "exportfs: /srv/gone: No such file or directory")
+
+    with pytest.raises(NlmfoError, match=r"service 'home': .*No such file or directory") as caught:
+        exports.load(Refusing(etab), exporting((Path("/srv/gone"), {"*": "rw"})))  # type: ignore[arg-type]
+    assert caught.value.hint == exports.MUST
+
+
+def test_after_all_were_taken_back_the_table_is_empty_and_no_cache_knows_of_them(
+    etab: Path, kernel: FakeKernel
+) -> None:
+    etab.write_text("/srv/home\t*(rw)\n/srv/other\t*(rw)\n", encoding="utf-8")
+    before = dict(kernel.flushed)
+    exports.unload(Namespaces(etab))  # type: ignore[arg-type]
+    assert etab.read_bytes() == b""
+    assert all(kernel.flushed[name] > before[name] for name in caches.ORDER)
+
+
+def test_the_table_is_empty_before_the_kernel_forgets_what_was_in_it(
+    etab: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """rpc.mountd fills the caches from the table: in the other order a client that asks brings an export back."""
+    at_the_flush: list[bytes] = []
+    monkeypatch.setattr(caches, "flush", lambda: at_the_flush.append(etab.read_bytes()))
+    etab.write_text("/srv/home\t*(rw)\n", encoding="utf-8")
+    exports.unload(Namespaces(etab))  # type: ignore[arg-type]
+    assert at_the_flush == [b""]
+
+
+def test_caches_that_are_not_flushed_keep_the_service_from_being_let_go(
+    etab: Path, kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel, "write", lambda _file, _data: None)
+    with pytest.raises(NlmfoError, match="its flush time did not rise"):
+        exports.unload(Namespaces(etab))  # type: ignore[arg-type]
+
+
+def test_an_export_that_stays_after_all_were_taken_back_is_an_error_that_names_it(
+    etab: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(caches, "flush", lambda: etab.write_text("/srv/home\t*(rw)\n", encoding="utf-8"))
     with pytest.raises(NlmfoError, match="still exported: /srv/home"):
-        exports.unload(Namespaces("/srv/home\t*(rw)\n"))  # type: ignore[arg-type]
+        exports.unload(Namespaces(etab))  # type: ignore[arg-type]

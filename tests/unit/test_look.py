@@ -174,6 +174,7 @@ class Isolated:
         patch.setattr(addresses, "is_up", lambda _, address: address in self.up)
         patch.setattr(partitions, "is_mounted", lambda partition: partition.uuid in self.mounted)
         patch.setattr(daemons, "keeper_runs", lambda place: place.service == "home")
+        freeze(self.callout, self.service, frozen=False)
         self.threads(8)
 
     def threads(self, number: int) -> None:
@@ -211,7 +212,8 @@ def test_what_is_missing_of_it_is_seen_to_be_missing(isolated: Isolated) -> None
 @pytest.mark.parametrize("told", [True, False])
 def test_whether_the_clients_were_told_is_read_from_the_records(isolated: Isolated, told: bool) -> None:
     records(isolated.service, told=told)
-    assert isolated.look().told is told
+    seen = isolated.look()
+    assert (seen.told, seen.unread) == (told, ())
 
 
 @pytest.mark.parametrize("missing", ["threads", "partition"])
@@ -222,7 +224,8 @@ def test_records_that_nobody_serves_from_are_not_touched(isolated: Isolated, mis
         isolated.threads(0)
     else:
         isolated.mounted.pop()
-    assert isolated.look().told is False
+    seen = isolated.look()
+    assert (seen.told, seen.unread) == (False, ())
 
 
 @pytest.mark.parametrize("frozen", [True, False])
@@ -231,6 +234,18 @@ def test_records_that_a_release_froze_are_seen_in_what_the_callout_is_told(isola
     assert isolated.look().frozen is False
     freeze(isolated.callout, isolated.service, frozen=frozen)
     assert isolated.look().frozen is frozen
+
+
+def test_a_service_is_attached_while_its_callout_is_told_of_it(isolated: Isolated) -> None:
+    """Until then there is nothing for a release to freeze, and nothing that it could collect."""
+    records(isolated.service, told=True)
+    isolated.callout.unlink()
+    seen = isolated.look()
+    assert (seen.attached, seen.frozen) == (False, False)
+    freeze(isolated.callout, isolated.service, frozen=False)
+    assert isolated.look().attached is True
+    freeze(isolated.callout, isolated.service)
+    assert isolated.look().attached is True
 
 
 def hang(patch: pytest.MonkeyPatch, *services: Service) -> None:
@@ -245,12 +260,12 @@ def test_records_on_a_storage_that_hangs_do_not_say_that_the_clients_were_told(i
     records(isolated.service, told=True)
     isolated.registry.claim(shapes.record())
     hang(isolated.patch, isolated.service)
-    assert isolated.look() == replace(shapes.all_up(isolated.service), in_grace=True, told=False)
+    assert isolated.look() == replace(shapes.all_up(isolated.service), in_grace=True, told=False, unread=("home",))
 
 
 def test_records_that_are_gone_while_they_are_served_do_not_say_that_the_clients_were_told(isolated: Isolated) -> None:
     isolated.registry.claim(shapes.record())
-    assert isolated.look() == replace(shapes.all_up(isolated.service), in_grace=True, told=False)
+    assert isolated.look() == replace(shapes.all_up(isolated.service), in_grace=True, told=False, unread=("home",))
 
 
 def freeze(path: Path, *services: Service, frozen: bool = True) -> None:
@@ -347,18 +362,33 @@ def test_a_kernel_that_can_give_an_address_its_grace_is_noticed(node: Shared, mo
     assert node.look().per_address is True
 
 
-def test_neighbours_whose_records_cannot_be_read_count_as_not_told(node: Shared) -> None:
+def test_neighbours_whose_records_cannot_be_read_are_named_and_neither_told_nor_untold(node: Shared) -> None:
+    """A takeover has to stop at them (nlmfo.failover.runs), and nobody is sent a notice from what was not read."""
     node.attach("mail")
     node.attach("web")
     (node.services["mail"].state / directory_name(node.services["mail"].addresses[0].ip)).rename(node.run / "away")
-    assert node.look().untold == ("mail",)
+    node.attach("other", told=False)
+    seen = node.look()
+    assert (seen.neighbours, seen.untold, seen.unread) == (("mail", "web"), (), ("mail",))
 
 
-def test_neighbours_whose_storage_hangs_count_as_not_told_and_hold_up_no_look_at_the_others(
+def test_neighbours_whose_storage_hangs_are_named_and_hold_up_no_look_at_the_others(
     node: Shared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("home", "mail", "web"):
-        node.attach(name)
+    node.attach("home")
+    node.attach("mail")
+    node.attach("web", told=False)
     hang(monkeypatch, node.services["mail"])
     seen = node.look()
-    assert (seen.told, seen.neighbours, seen.untold) == (True, ("mail", "web"), ("mail",))
+    assert (seen.told, seen.neighbours) == (True, ("mail", "web"))
+    assert (seen.untold, seen.unread) == (("web",), ("mail",))
+
+
+def test_where_this_services_own_storage_hangs_it_is_not_told_and_its_neighbours_are_looked_at(
+    node: Shared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.attach("home")
+    node.attach("mail", told=False)
+    hang(monkeypatch, node.service)
+    seen = node.look()
+    assert (seen.told, seen.untold, seen.unread) == (False, ("mail",), ("home",))

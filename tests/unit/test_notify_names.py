@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
@@ -45,9 +46,17 @@ def test_the_interface_of_a_link_local_address_is_ours_and_is_not_sent() -> None
     assert names_for((), IPv6Address("fe80::100%eth0")) == ("fe80::100",)
 
 
+def as_address(name: str) -> IPv4Address | IPv6Address | None:
+    with suppress(ValueError):
+        return ip_address(name)
+    return None
+
+
 @given(st.lists(st.from_regex(r"[a-z0-9-]{1,9}(\.[a-z0-9-]{1,9}){0,3}", fullmatch=True)), st.ip_addresses())
 def test_whatever_is_configured_each_name_and_the_address_can_be_sent_once(names: list[str], address: object) -> None:
     found = names_for(names, ip_address(str(address)))
     assert len({*found}) == len(found)
-    assert {*names, str(address)} <= {*found}
+    assert {*names} <= {*found}
+    # Not by its text: an IPv4 address in an IPv6 one has two forms, ::ffff:0:1 and ::ffff:0.0.0.1.
+    assert address in [as_address(name) for name in found]
     assert all(wire.sm_notify(name, 1) for name in found)

@@ -84,9 +84,17 @@ def disk(tmp_path: Path, udev: Udev, monkeypatch: pytest.MonkeyPatch) -> Iterato
             syscalls.umount(found.mountpoint)
 
 
+def mount(disk: Disk, *, options: str | None = None, deadline: float = partitions.MOUNT) -> None:
+    """As a takeover does: the mount point is made ready, and the device found by what it carries."""
+    partition = disk.partition if options is None else replace(disk.partition, options=options)
+    device = partitions.find(partition.uuid)
+    partitions.make_ready(partition.mountpoint)
+    partitions.mount(partition, device, deadline=deadline)
+
+
 def test_a_partition_is_mounted_with_its_options_where_there_was_no_directory_yet(disk: Disk) -> None:
     assert not partitions.is_mounted(disk.partition)
-    partitions.mount(disk.partition)
+    mount(disk)
     found = mounts.at(disk.mountpoint)
     assert found is not None
     assert (found.kind, found.source) == ("ext4", str(disk.device))
@@ -94,7 +102,7 @@ def test_a_partition_is_mounted_with_its_options_where_there_was_no_directory_ye
 
 
 def test_after_the_unmount_the_device_is_free_for_another_node(disk: Disk) -> None:
-    partitions.mount(disk.partition)
+    mount(disk)
     assert not partitions.is_free(disk.device)
     partitions.unmount(disk.partition)
     assert mounts.at(disk.mountpoint) is None
@@ -108,7 +116,7 @@ def test_unmounting_what_is_not_mounted_does_no_harm(disk: Disk) -> None:
 
 
 def test_a_busy_partition_stays_mounted_and_the_error_names_who_uses_it(disk: Disk) -> None:
-    partitions.mount(disk.partition)
+    mount(disk)
     with (disk.mountpoint / "open").open("w"), pytest.raises(PartitionError) as caught:
         partitions.unmount(disk.partition, deadline=LATER)
     holder = Holder(HolderKind.FILE, proc.name(os.getpid()), f"{disk.mountpoint}/open")
@@ -119,14 +127,14 @@ def test_a_busy_partition_stays_mounted_and_the_error_names_who_uses_it(disk: Di
 
 
 def test_what_a_process_does_to_the_partition_ends_and_then_it_is_unmounted(disk: Disk) -> None:
-    partitions.mount(disk.partition)
+    mount(disk)
     with subprocess.Popen(["sleep", "0.5"], cwd=disk.mountpoint):
         partitions.unmount(disk.partition)
     assert partitions.is_free(disk.device)
 
 
 def test_a_mount_on_a_directory_of_the_partition_is_named_as_what_keeps_it_busy(disk: Disk) -> None:
-    partitions.mount(disk.partition)
+    mount(disk)
     below = disk.mountpoint / "below"
     below.mkdir()
     syscalls.mount("none", below, "tmpfs")
@@ -137,7 +145,7 @@ def test_a_mount_on_a_directory_of_the_partition_is_named_as_what_keeps_it_busy(
 
 
 def test_an_unmount_that_a_bind_mount_survives_is_not_the_end(disk: Disk, tmp_path: Path) -> None:
-    partitions.mount(disk.partition)
+    mount(disk)
     view = tmp_path / "view"
     view.mkdir()
     syscalls.mount(str(disk.mountpoint), view, "none", syscalls.MS_BIND)
@@ -150,7 +158,7 @@ def test_an_unmount_that_a_bind_mount_survives_is_not_the_end(disk: Disk, tmp_pa
 
 def test_an_unmount_that_another_mount_namespace_survives_is_not_the_end(disk: Disk) -> None:
     """Seen: the next node mounted stale contents, because here nothing had been written back."""
-    partitions.mount(disk.partition)
+    mount(disk)
     hold = ["unshare", "--mount", "--propagation", "private", "sleep", "1000"]
     with subprocess.Popen(hold) as holder:
         try:
@@ -186,7 +194,7 @@ def test_an_umount_that_hangs_is_not_called_busy(disk: Disk, monkeypatch: pytest
     def hang(argv: list[str], *, deadline: float) -> str:
         raise DeadlineExceeded(f"'{argv[0]}' did not end", deadline)
 
-    partitions.mount(disk.partition)
+    mount(disk)
     monkeypatch.setattr(partitions, "find", lambda _: disk.device)
     monkeypatch.setattr(partitions, "run", hang)
     with pytest.raises(PartitionError, match=f"{disk.mountpoint}: umount hangs since 2 s") as caught:
@@ -195,19 +203,30 @@ def test_an_umount_that_hangs_is_not_called_busy(disk: Disk, monkeypatch: pytest
 
 
 def test_a_partition_that_something_here_has_mounted_is_refused_and_the_holder_named(disk: Disk) -> None:
-    assert partitions.refuse_if_held(disk.partition) == disk.device
-    partitions.mount(disk.partition)
+    partitions.refuse_if_held(disk.partition, disk.device)
+    mount(disk)
     with pytest.raises(Refused, match="in use on this node already") as caught:
-        partitions.refuse_if_held(disk.partition)
+        partitions.refuse_if_held(disk.partition, disk.device)
     assert caught.value.code == "device-held"
     assert str(caught.value).endswith(f"held by this node: mounted at {disk.mountpoint}")
     assert f"'umount {disk.mountpoint}'" in str(caught.value.hint)
 
 
 def test_nothing_is_mounted_over_what_is_mounted_there(disk: Disk) -> None:
-    partitions.mount(disk.partition)
+    mount(disk)
     with pytest.raises(PartitionError, match="something is mounted there already"):
-        partitions.mount(disk.partition)
+        partitions.mount(disk.partition, disk.device)
+
+
+def test_what_is_mounted_there_already_is_not_taken_for_files_in_the_mount_point(disk: Disk) -> None:
+    """The hint against those is to move them away; these would be moved from a file system that is in use."""
+    disk.mountpoint.mkdir(parents=True)
+    syscalls.mount("none", disk.mountpoint, "tmpfs")
+    (disk.mountpoint / "in-use").touch()
+    with pytest.raises(PartitionError, match="something is mounted there already") as caught:
+        mount(disk)
+    assert f"'findmnt {disk.mountpoint}'" in str(caught.value.hint)
+    assert partitions.is_free(disk.device)
 
 
 def test_another_file_system_in_its_place_is_not_the_partition(disk: Disk) -> None:
@@ -217,14 +236,14 @@ def test_another_file_system_in_its_place_is_not_the_partition(disk: Disk) -> No
 
 
 def test_a_device_that_has_gone_while_mounted_still_counts_as_mounted(disk: Disk) -> None:
-    partitions.mount(disk.partition)
+    mount(disk)
     (partitions.BY_UUID / disk.partition.uuid).unlink()
     assert partitions.is_mounted(disk.partition)
 
 
 def test_the_lock_table_knows_a_partition_by_the_numbers_of_its_device(disk: Disk) -> None:
     assert partitions.lock_device(disk.partition) is None
-    partitions.mount(disk.partition)
+    mount(disk)
     number = disk.device.stat().st_rdev
     assert partitions.lock_device(disk.partition) == f"{number >> 8 & 0xFFF}:{number & 0xFF}"
 
@@ -258,7 +277,7 @@ def test_what_udev_remembers_is_checked_against_the_superblock(disk: Disk) -> No
 
 def test_a_mount_that_the_kernel_refuses_says_what_mount_said(disk: Disk) -> None:
     with pytest.raises(CommandFailed, match="no-such-option"):
-        partitions.mount(replace(disk.partition, options="no-such-option"))
+        mount(disk, options="no-such-option")
     assert not partitions.is_mounted(disk.partition)
 
 
@@ -271,7 +290,7 @@ def test_what_is_in_the_mount_point_is_never_hidden_by_a_mount(disk: Disk) -> No
     for name in ("d", "a\x1b[2J", "c", "b"):
         (disk.mountpoint / name).touch()
     with pytest.raises(PartitionError, match="mountpoint not empty") as caught:
-        partitions.mount(disk.partition)
+        mount(disk)
     assert "has a?[2J, b, c and 1 more in it" in str(caught.value)
     assert mounts.at(disk.mountpoint) is None
 
@@ -282,7 +301,7 @@ def test_a_file_in_the_place_of_the_mount_point_or_above_it_is_an_error(disk: Di
     file.parent.mkdir(parents=True, exist_ok=True)
     file.touch()
     with pytest.raises(PartitionError, match="is a file and not a directory"):
-        partitions.mount(disk.partition)
+        mount(disk)
     assert file.is_file()
     assert partitions.is_free(disk.device)
 
@@ -296,7 +315,7 @@ def test_a_symbolic_link_on_the_way_to_the_mount_point_is_an_error(disk: Disk, t
     link.parent.mkdir(parents=True, exist_ok=True)
     link.symlink_to(elsewhere)
     with pytest.raises(PartitionError, match=f"a symbolic link leads from there to {elsewhere}"):
-        partitions.mount(disk.partition)
+        mount(disk)
     assert partitions.is_free(disk.device)
     assert list(elsewhere.iterdir()) == []
 
@@ -306,14 +325,14 @@ def test_a_symbolic_link_to_nowhere_or_to_itself_is_an_error(disk: Disk, target:
     disk.mountpoint.parent.mkdir(parents=True)
     disk.mountpoint.symlink_to(target)
     with pytest.raises(PartitionError):
-        partitions.mount(disk.partition)
+        mount(disk)
     assert disk.mountpoint.is_symlink()
 
 
 def test_a_file_system_that_noted_errors_is_mounted_as_always(disk: Disk) -> None:
     run(["debugfs", "-w", "-R", "set_super_value state 2", disk.device], deadline=SECONDS)
     assert "with errors" in run(["dumpe2fs", "-h", disk.device], deadline=SECONDS)
-    partitions.mount(disk.partition)
+    mount(disk)
     assert partitions.is_mounted(disk.partition)
 
 
@@ -322,11 +341,11 @@ def test_a_damaged_file_system_is_not_mounted_and_the_hint_says_how_to_mend_it(d
         file.seek(2048)  # the group descriptors, with blocks of 1 KiB
         file.write(b"\xaa" * 64)
     with pytest.raises(PartitionError, match=f"the file system on {disk.device} is damaged") as caught:
-        partitions.mount(disk.partition)
+        mount(disk)
     assert f"'e2fsck -f {disk.device}'" in str(caught.value.hint)
     assert not partitions.is_mounted(disk.partition)
 
 
 def test_a_mount_that_takes_too_long_is_ended(disk: Disk) -> None:
     with pytest.raises(DeadlineExceeded, match="'mount' did not end"):
-        partitions.mount(disk.partition, deadline=0.0)
+        mount(disk, deadline=0.0)

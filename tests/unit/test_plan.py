@@ -349,7 +349,7 @@ def test_clients_that_were_not_told_before_grace_was_over_get_a_new_one(service:
 def test_neighbours_that_were_not_told_are_told_in_grace_and_get_a_new_one_after_it() -> None:
     untold = {"neighbours": ("mail", "web"), "untold": ("web",)}
     first, steps = planner.takeover(HOST[0], all_up(HOST[0], in_grace=True, **untold))
-    assert (first, actions(steps)) == ((), [Action.ANSWER, Action.NOTIFY, Action.RECLAIM])
+    assert (first, actions(steps)) == ((), [Action.KEEP, Action.ANSWER, Action.NOTIFY, Action.RECLAIM])
     first, steps = planner.takeover(HOST[0], all_up(HOST[0], in_grace=False, **untold))
     assert steps == takeover(HOST[0], "mail", "web")
     assert Action.ADDRESS_DOWN in actions(first)
@@ -392,9 +392,9 @@ def test_where_the_kernel_can_give_an_address_its_grace_nobody_else_is_named() -
     [
         (8, False, (), []),
         (8, True, (), []),
-        (8, True, ("mail",), [Action.NOTIFY, Action.RECLAIM]),
-        (8, False, ("mail",), [Action.GRACE, Action.NOTIFY, Action.RECLAIM]),
-        (0, False, (), [Action.GRACE, Action.NOTIFY, Action.RECLAIM]),
+        (8, True, ("mail",), [Action.KEEP, Action.NOTIFY, Action.RECLAIM]),
+        (8, False, ("mail",), [Action.KEEP, Action.GRACE, Action.NOTIFY, Action.RECLAIM]),
+        (0, False, (), [Action.KEEP, Action.GRACE, Action.NOTIFY, Action.RECLAIM]),
     ],
 )
 def test_what_a_restart_that_was_cut_off_took_from_others_is_made_good(

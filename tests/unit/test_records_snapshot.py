@@ -11,8 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nlmfo.records import Restored, Store, StoreError, restore_snapshot, snapshot, take_snapshot
+from nlmfo.records import Restored, Store, StoreError, restore_snapshot, take_snapshot
 from nlmfo.records.directory import Directory
+from nlmfo.records.sealed import seal, unseal
 
 V4 = ip_address("10.10.0.100")
 V6 = ip_address("fd00::100")
@@ -81,8 +82,8 @@ def test_when_a_snapshot_says_that_it_was_taken_is_no_reason_to_ignore_it(node: 
     """Clients wait for days with their locks, and clocks are set: the generation tells whose they are."""
     node.local.add(V4, "192.0.2.1", NAME)
     node.take()
-    text, _ = snapshot._unsealed(node.snapshot.read_bytes())
-    node.snapshot.write_bytes(snapshot._sealed(text.replace(f"taken {TAKEN}", f"taken {taken}")))
+    text, _ = unseal(node.snapshot.read_bytes())
+    node.snapshot.write_bytes(seal(text.replace(f"taken {TAKEN}", f"taken {taken}")))
     assert node.restore() == Restored(("192.0.2.1",), complete=True)
 
 
