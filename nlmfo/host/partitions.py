@@ -115,11 +115,7 @@ def refuse_if_held(partition: Partition, device: Path) -> None:
 
 def mount(partition: Partition, device: Path, *, deadline: float = MOUNT) -> None:
     """Mount the partition, which is on ``device``, on a directory that is ready, and see it mounted."""
-    if mounts.at(partition.mountpoint) is not None:
-        raise PartitionError(
-            f"{partition.mountpoint}: something is mounted there already",
-            hint=f"'findmnt {partition.mountpoint}' shows what; unmount it, or choose another mountpoint",
-        )
+    _refuse_if_covered(partition.mountpoint)
     try:
         run(["mount", "-o", partition.options, device, partition.mountpoint], deadline=deadline)
     except CommandFailed as error:
@@ -147,6 +143,7 @@ def make_ready(mountpoint: Path) -> None:
 
     A symbolic link on the way there would be followed by mount(8), and the partition then looked for in vain.
     """
+    _refuse_if_covered(mountpoint)
     there = Path(os.path.realpath(mountpoint))  # resolve() raises RuntimeError at a loop
     if there != mountpoint:
         raise PartitionError(
@@ -166,6 +163,15 @@ def make_ready(mountpoint: Path) -> None:
         raise PartitionError(
             f"mountpoint not empty: {mountpoint} has {names} in it, on the file system below",
             hint="look whether it belongs on the partition (written while that was not mounted), then move it away",
+        )
+
+
+def _refuse_if_covered(mountpoint: Path) -> None:
+    """Asked before anything is looked at there, too: what is in another file system is nothing to be moved away."""
+    if mounts.at(mountpoint) is not None:
+        raise PartitionError(
+            f"{mountpoint}: something is mounted there already",
+            hint=f"'findmnt {mountpoint}' shows what; unmount it, or choose another mountpoint",
         )
 
 

@@ -340,7 +340,7 @@ def test_a_keeper_that_has_ended_without_telling_anybody_fails_the_takeover(
     telling: Telling, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(daemons, "keeper_runs", lambda _: False)
-    with pytest.raises(NlmfoError, match="'nlmfo keep'. has ended"):
+    with pytest.raises(NlmfoError, match=r"'nlmfo keep'. has ended"):
         do(telling.hands, NOTIFY)
 
 

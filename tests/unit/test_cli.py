@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from nlmfo import __version__
-from nlmfo.cli import arguments, commands, text
+from nlmfo.cli import arguments, text
 from nlmfo.cli.main import main
 from nlmfo.config import Service
 from nlmfo.errors import (
@@ -28,14 +28,12 @@ from nlmfo.errors import (
     Refused,
     StepFailed,
 )
-from nlmfo.failover import events, keeper, plan, runs, standdown, status
+from nlmfo.failover import events, plan, runs, status
 from nlmfo.failover.events import Outcome, Verb
 from nlmfo.failover.plan import Action, Step
 from nlmfo.failover.runs import Outlook
 from nlmfo.host import node_server
-from nlmfo.kernel import sockdiag
 from nlmfo.ownership.proof import Proof, Word
-from nlmfo.ownership.record import OwnerRecord
 from nlmfo.ownership.registry import DirectoryRegistry
 from tests.unit import shapes
 from tests.unit.shapes import EARLIER_BOOT, THERE

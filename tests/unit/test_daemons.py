@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,19 +19,22 @@ import inotify_simple
 import pytest
 
 from nlmfo.errors import CommandFailed, DeadlineExceeded, NlmfoError
-from nlmfo.host import daemons
+from nlmfo.host import daemons, view
 from nlmfo.host.daemons import (
     KEEPER,
     LOOPBACK,
     RPCBIND,
     START,
+    Program,
     Started,
     _await,
     _watches,
     keeper_runs,
     programs,
+    start,
     start_keeper,
     start_nfsd,
+    start_tracking,
     stop_keeper,
     unwanted,
     unwanted_by_nfsd,
@@ -169,6 +172,68 @@ class InPlace(Namespaces):
     def call(self, function: Callable[[], T], *, deadline: float = 0) -> T:
         del deadline
         return function()
+
+
+# What is started, and in which order
+
+
+class Spawned:
+    """In the place of the daemons: which were started and which were waited for, and with which words."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.events: list[str] = []
+        self.words: dict[str, list[str]] = {}
+        patch.setattr(daemons, "spawn", self.spawn)
+        patch.setattr(daemons, "_await", self.wait)
+
+    def spawn(self, argv: list[str], *, log: Path) -> int:
+        inside = argv[argv.index("--") + 1 :]
+        self.events.append(f"start {inside[0]}")
+        self.words[inside[0]] = inside[1:]
+        assert log.stem == inside[0]
+        return 4711
+
+    def wait(self, _: object, wanted: Mapping[Program, Started], address: object) -> None:
+        assert address == LOOPBACK
+        assert all(program.name == daemon.name for program, daemon in wanted.items())
+        self.events.append("await " + " ".join(program.name for program in wanted))
+
+
+@pytest.fixture
+def spawned(monkeypatch: pytest.MonkeyPatch) -> Spawned:
+    return Spawned(monkeypatch)
+
+
+def test_what_needs_no_partition_is_started_side_by_side_as_soon_as_rpcbind_answers(spawned: Spawned) -> None:
+    start(InPlace("home"), shapes.service())
+    assert spawned.events == [
+        "start rpcbind", "await rpcbind", "start rpc.statd", "start rpc.mountd", "await rpc.statd rpc.mountd",
+    ]  # fmt: skip
+
+
+def test_statd_tells_nobody_by_itself_and_asks_our_callout(spawned: Spawned) -> None:
+    start(InPlace("home"), shapes.service())
+    for daemon in ("rpc.statd", "rpc.mountd"):
+        words = spawned.words[daemon]
+        assert "--foreground" in words
+        assert words[words.index("--ha-callout") + 1] == str(view.CALLOUT)
+    assert "--no-notify" in spawned.words["rpc.statd"]
+    assert spawned.words["rpc.mountd"][-2:] == ["--no-nfs-version", "4"]
+
+
+def test_nfsdcld_is_started_apart_and_waited_for_until_it_watches(
+    spawned: Spawned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without it, when nfsd starts, the kernel's NFSv4 grace keeps NLM in grace, and nothing can end it."""
+    tracking, watches = tmp_path / "nfsdcld", [False, False, True]
+    monkeypatch.setattr(daemons, "_watches", lambda daemon: daemon.name == "nfsdcld" and watches.pop(0))
+    start_tracking(InPlace("home"), tracking)
+    assert spawned.events == ["start nfsdcld"]
+    assert spawned.words["nfsdcld"] == ["--foreground", "-p", str(view.PIPEFS), "-s", str(tracking)]
+    assert watches == []
+    assert tracking.stat().st_mode & 0o777 == 0o700
+    watches.append(True)
+    start_tracking(InPlace("home"), tracking)  # the list of the service's last time is there already
 
 
 # The keeper, known by its process id and by what it was started as

@@ -32,7 +32,9 @@ OTHER = {"node1": "node2", "node2": "node1"}
 SHAPES = list(product((Isolation.NETNS, Isolation.HOST), (1, 2, 3), (1, 2)))
 #: This one with every way to go on, if its keepers wait to be woken; with those that work whenever they can as well.
 THOROUGH = (2, 1)
-PACES = [(*shape, quick) for shape in SHAPES for quick in ((True, False) if shape[1:] == THOROUGH else (shape[2] == 1,))]
+PACES = [
+    (*shape, quick) for shape in SHAPES for quick in ((True, False) if shape[1:] == THOROUGH else (shape[2] == 1,))
+]
 every_shape = pytest.mark.parametrize(("isolation", "partitions", "addresses", "quick"), PACES)
 
 #: NLMFO_INTERRUPTIONS=all tries every way to go on from every moment for every shape, which takes minutes.

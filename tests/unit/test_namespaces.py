@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from nlmfo.deadline import Deadline, poll_until
-from nlmfo.errors import DeadlineExceeded, NlmfoError, Refused
+from nlmfo.errors import CommandFailed, DeadlineExceeded, NlmfoError, Refused
 from nlmfo.host import daemons, mounts
 from nlmfo.host.namespaces import Namespaces
 from nlmfo.kernel import syscalls
@@ -267,13 +267,87 @@ def test_the_processes_inside_are_found_and_no_others(inside: Namespaces) -> Non
 
 
 @pytest.mark.parametrize("script", ["exec sleep 1000", "trap '' TERM; while :; do sleep 0.1; done"])
-def test_the_services_processes_are_ended_politely_or_else(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    monkeypatch.setattr(daemons, "POLITE", SOON)
+def test_the_services_processes_are_ended_at_once_whether_they_would_listen_or_not(script: str) -> None:
     with made() as namespaces, subprocess.Popen(namespaces.command("sh", "-c", script)) as process:
         poll_until("it to be inside", lambda: process.pid in namespaces.processes(), Deadline(SECONDS))
         daemons.stop(namespaces)
         assert namespaces.processes() == []
+        assert process.wait(SECONDS) == -signal.SIGKILL
 
 
 def test_stopping_where_nothing_runs_is_done_at_once(inside: Namespaces) -> None:
     daemons.stop(inside)
+
+
+# With a child that stays inside
+
+
+@pytest.fixture
+def agent(inside: Namespaces) -> Iterator[Namespaces]:
+    """The same namespaces, for whoever calls often."""
+    there = Namespaces.with_agent(inside.service)
+    yield there
+    there.leave()
+
+
+def test_an_agent_works_in_all_three_namespaces_and_stays_there(inside: Namespaces, agent: Namespaces) -> None:
+    assert agent.call(all_namespaces) == inside.call(all_namespaces)
+    assert agent.call(os.getpid) == agent.call(os.getpid) != os.getpid()
+    assert agent == inside
+
+
+@pytest.mark.parametrize("stays", [False, True])
+def test_a_program_runs_inside_to_its_end_and_what_it_wrote_comes_back(
+    inside: Namespaces, agent: Namespaces, stays: bool
+) -> None:
+    there = agent if stays else inside
+    links = [f"/proc/self/ns/{kind}" for kind in ("net", "mnt", "uts")]
+    assert tuple(there.run("readlink", *links).split()) == inside.call(all_namespaces)
+    with pytest.raises(CommandFailed, match="no-such-file") as caught:
+        there.run("cat", Path("/no-such-file"))
+    assert caught.value.argv[-2:] == ("cat", "/no-such-file")
+
+
+@pytest.mark.parametrize("stays", [False, True])
+def test_a_program_that_hangs_inside_is_ended_at_its_deadline(
+    inside: Namespaces, agent: Namespaces, stays: bool
+) -> None:
+    with pytest.raises(DeadlineExceeded, match="did not end"):
+        (agent if stays else inside).run("sleep", "1000", deadline=SOON)
+    agent.leave()
+    poll_until("nothing to be left inside", lambda: inside.processes() == [], Deadline(SECONDS))
+
+
+def test_an_agent_is_there_before_it_is_needed_where_there_is_anything_to_enter() -> None:
+    before = children()
+    with unmade() as namespaces:
+        there = Namespaces.with_agent(namespaces.service)
+        there.enter()
+        assert children() == before
+        namespaces.create()
+        there.enter()
+        (child,) = children() - before
+        assert there.call(os.getpid) == int(child)
+        there.leave()
+        assert children() == before
+
+
+def test_namespaces_do_not_outlive_their_end_for_the_agent_that_was_in_them() -> None:
+    before = children()
+    with made() as namespaces:
+        there = Namespaces.with_agent(namespaces.service)
+        were = there.call(all_namespaces)
+        there.destroy()
+        assert children() == before
+        poll_until("the kernel to take them down", lambda: not set(were) & namespaces_in_use(), Deadline(SECONDS))
+
+
+def test_an_agent_is_ended_with_the_services_processes_and_the_next_call_is_made_all_the_same(
+    inside: Namespaces, agent: Namespaces
+) -> None:
+    first = agent.call(os.getpid)
+    assert first in inside.processes()
+    daemons.stop(agent)
+    assert inside.processes() == []
+    assert agent.call(os.getpid) != first
+    assert agent.call(all_namespaces) == inside.call(all_namespaces)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from ipaddress import ip_address
@@ -15,7 +17,7 @@ from nlmfo.failover import reclaims
 from nlmfo.failover.progress import Locks, Progress, Waiting
 from nlmfo.failover.reclaims import COMPARED, NAMED, STILL, Reclaims, held_now, note
 from nlmfo.host import partitions
-from nlmfo.kernel import grace, locks, nfsd
+from nlmfo.kernel import grace, lockd_settings, locks, nfsd
 from nlmfo.kernel.locks import Lock
 from nlmfo.records import Store
 from nlmfo.records.ledger import Entry, Standing
@@ -52,11 +54,11 @@ class Server:
         self.v4_ended = True
         self.clock = 1000.0
         patch.setattr(reclaims, "held_now", self._held_now)
-        patch.setattr(reclaims.time, "monotonic", lambda: self.clock)
+        patch.setattr(time, "monotonic", lambda: self.clock)
         patch.setattr(grace, "on", lambda: self.in_grace)
         patch.setattr(grace, "end", self._end)
         patch.setattr(nfsd, "v4_grace_ended", lambda: self.v4_ended)
-        patch.setattr(reclaims.lockd_settings, "next_grace", lambda: 50)
+        patch.setattr(lockd_settings, "next_grace", lambda: 50)
 
     def _held_now(self, _: Service) -> tuple[HeldLock, ...]:
         if self.ends_while_it_is_read:
@@ -248,7 +250,10 @@ def test_the_progress_counts_clients_and_locks_and_names_who_is_not_settled(serv
     server.held = (ONE,)
     found = said(server, begun(), BACK | {"192.0.2.9": Standing.UNREACHABLE})
     assert found.clients == {**dict.fromkeys(BACK.values(), 1), Standing.UNREACHABLE: 1}
-    assert found.waiting == (Waiting("192.0.2.3", Standing.ANSWERED, ""), Waiting("192.0.2.9", Standing.UNREACHABLE, ""))
+    assert found.waiting == (
+        Waiting("192.0.2.3", Standing.ANSWERED, ""),
+        Waiting("192.0.2.9", Standing.UNREACHABLE, ""),
+    )
     assert found.locks == Locks(2, 1, exact=True)
     assert (found.state, found.told, found.in_grace, found.ended) == (NUMBER, True, True, "")
 
@@ -289,7 +294,7 @@ def test_missing_locks_are_named_once_no_more_come_back(server: Server, monkeypa
 
 
 def test_why_grace_ended_and_until_when_it_lasts_is_said(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reclaims.time, "time", lambda: 1_700_000_000.0)
+    monkeypatch.setattr(time, "time", lambda: 1_700_000_000.0)
     server.held = BOTH
     for service, seconds in ((shapes.service(), 50), (replace(shapes.service(), grace=90), 90)):
         server.in_grace = True
@@ -310,7 +315,7 @@ def test_what_is_held_now_is_what_clients_hold_on_the_services_own_partitions(mo
 
     def held(on: set[str]) -> tuple[Lock, ...]:
         asked.append(on)
-        return tuple(Lock(13, device, 7, 0, -1, exclusive=True) for device in ("8:1", "8:2"))
+        return tuple(Lock(device, 7, 0, -1, exclusive=True, pid=13) for device in ("8:1", "8:2"))
 
     monkeypatch.setattr(partitions, "lock_device", devices.__getitem__)
     monkeypatch.setattr(locks, "held_by_clients", held)
@@ -321,7 +326,7 @@ def test_what_is_held_now_is_what_clients_hold_on_the_services_own_partitions(mo
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     made = Store(tmp_path, [ADDRESS])
-    made.prepare(0, 0)
+    made.prepare(os.geteuid(), os.getegid())
     made.begin_generation()
     return made
 
