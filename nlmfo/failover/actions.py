@@ -35,6 +35,8 @@ from nlmfo.records.connections import Remembered, read_connections, write_connec
 
 #: Seconds for a lock to leave /proc/locks after it was dropped.
 UNLOCK = 10.0
+#: Seconds for a device to be free that an earlier run unmounted.
+FREE = 10.0
 #: Seconds in which whoever has one of the addresses has to answer: the second, where the last owner has let go itself.
 LISTEN, LISTEN_RECORDED = 0.6, 0.2
 #: Seconds for any work with the records, thousands of them on slow storage included.
@@ -77,6 +79,7 @@ class Actions(ABC):
         self.sink = sink
         self._connections: tuple[Remembered, ...] = ()
         self._found: dict[Partition, Path] = {}
+        self._proved_free: set[Partition] = set()
         self._store = Agent(f"service '{service.name}': work in {service.state}", _nothing)
         self._does: dict[Action, Callable[[Step, Deadline], str]] = {
             Action.VERIFY_UNLOCKED: self._verify_unlocked,
@@ -141,11 +144,21 @@ class Actions(ABC):
         return f"{brought} brought in"
 
     def _unmount(self, step: Step, limit: Deadline) -> str:
-        partitions.unmount(self._partition(step), deadline=min(partitions.UMOUNT, limit.remaining()))
+        partition = self._partition(step)
+        partitions.unmount(partition, deadline=min(partitions.UMOUNT, limit.remaining()))
+        self._proved_free.add(partition)
         return ""
 
-    def _disown(self, _: Step, __: Deadline) -> str:
-        """Our own record only, of this boot or an earlier one: who was believed to be down may have a successor."""
+    def _disown(self, _: Step, limit: Deadline) -> str:
+        """Our own record only, of this boot or an earlier one: who was believed to be down may have a successor.
+
+        Not while this node still has a device in use: of an unmount that was cut off before its own proof, nothing is
+        left to be planned. A disk that this node does not see is for whoever sees it to judge.
+        """
+        soon = Deadline(min(FREE, limit.remaining()))
+        for partition in set(self.service.partitions) - self._proved_free:
+            with suppress(partitions.PartitionNotThere):
+                partitions.prove_free(partitions.find(partition.uuid), soon, partition.mountpoint)
         record = self.registry.read(self.service.name)
         if record is not None and record.node == self.config.node:
             self.registry.update(replace(record, standing=Standing.RELEASED, since=time.time()))
@@ -199,7 +212,10 @@ class Actions(ABC):
     def _mount(self, step: Step, limit: Deadline) -> str:
         partition = self._partition(step)
         self._with_store(partial(partitions.make_ready, partition.mountpoint), limit)
-        partitions.mount(partition, self._devices()[partition], deadline=limit.remaining())
+        device = self._devices()[partition]
+        if not partitions.is_still(partition, device):
+            device = partitions.find(partition.uuid)
+        partitions.mount(partition, device, deadline=limit.remaining())
         return partition.uuid
 
     def _open_records(self, _: Step, limit: Deadline) -> str:

@@ -21,6 +21,7 @@ import socket
 import sys
 import time
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from pathlib import Path
 
 from nlmfo.config import Config, Service
@@ -178,7 +179,7 @@ class Keep:
         if not select.select([self.wake], [], [], seconds)[0]:
             return
         word = self.wake.recv(64)
-        if word.startswith(READY):
+        with suppress(ValueError):  # another program's, or one of another version
             self._ready = int(word.removeprefix(READY))
 
 

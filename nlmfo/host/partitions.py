@@ -42,11 +42,15 @@ class PartitionError(NlmfoError):
         self.holders = tuple(holders)
 
 
+class PartitionNotThere(PartitionError):
+    """No disk that this node sees carries it."""
+
+
 def find(uuid: str) -> Path:
     """The device that carries the file system, as udev knows it and as its superblock confirms.
 
     Several devices may carry one UUID (the legs of a multipath device or of a mirror): the one that nothing else
-    is built on is meant. Raises PartitionError when there is none, or still more than one.
+    is built on is meant. Raises PartitionNotThere when there is none, PartitionError when there is still more than one.
     """
     import pyudev  # noqa: PLC0415 - 20 ms that only a takeover needs
 
@@ -54,7 +58,7 @@ def find(uuid: str) -> Path:
     devices = [device for device in context.list_devices(subsystem="block", ID_FS_UUID=uuid) if device.device_node]
     tops = [Path(device.device_node) for device in devices if not _has_holders(Path(device.sys_path))]
     if not tops:
-        raise PartitionError(
+        raise PartitionNotThere(
             f"partition {uuid}: no block device on this node carries it",
             hint="check that the shared disk is connected ('lsblk -f'), and the uuid in the service's file",
         )
@@ -82,8 +86,17 @@ def is_free(device: Path) -> bool:
     except OSError as error:
         if error.errno == errno.EBUSY:
             return False
-        raise
+        raise PartitionError(
+            f"{device}: {error.strerror}: nobody can tell whether it is in use",
+            hint="check that the shared disk is connected ('lsblk -f'); 'dmesg' may say what happened to it",
+        ) from error
     return True
+
+
+def is_still(partition: Partition, device: Path) -> bool:
+    """Whether udev still says that the device carries the partition: disks come back under other names."""
+    link = BY_UUID / partition.uuid
+    return link.exists() and link.resolve() == device.resolve()
 
 
 def is_mounted(partition: Partition) -> bool:

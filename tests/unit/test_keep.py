@@ -347,6 +347,24 @@ def test_when_grace_ends_by_itself_who_is_not_back_stays_on_record(node: Node) -
     assert {record.client for record in node.shared.owed(ADDRESS)} == set(CLIENTS)
 
 
+def test_when_grace_ends_by_itself_at_the_moment_of_a_look_nobody_is_let_go(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with everybody told: what was seen of the locks by then may be another's."""
+
+    def ends(_: object) -> tuple[HeldLock, ...]:
+        node.in_grace = False
+        return (LOCK,)
+
+    node.look(2)
+    monkeypatch.setattr(reclaims, "held_now", ends)
+    node.look()
+    assert {record.client for record in node.shared.owed(ADDRESS)} == set(CLIENTS)
+    found = node.said()
+    assert found is not None
+    assert (found.in_grace, found.ended, found.locks) == (False, "", Locks(1, 0, exact=True))
+
+
 def test_the_progress_is_written_only_when_there_is_something_new(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[Progress] = []
     monkeypatch.setattr(progress, "write", lambda _, found: written.append(found))

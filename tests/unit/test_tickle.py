@@ -133,7 +133,7 @@ class Network:
         self._stack = stack
 
     def serve(self, node: Namespaces, address: Interface) -> socket.socket:
-        addresses.bring_up(node, "lo", [address])
+        addresses.bring_up(node, [address], ())
         sock = self._socket(node, address)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((str(address.ip), PORT))
@@ -270,7 +270,7 @@ def test_a_client_that_is_on_its_way_back_with_the_same_ports_arrives(network: N
 
 
 def test_one_that_cannot_be_sent_keeps_no_other_from_it(network: Network) -> None:
-    addresses.bring_up(network.new, "lo", [V4, V6])
+    addresses.bring_up(network.new, [V4, V6], ())
     clients = (CLIENT[4].ip, ip_address("198.51.100.1"), V4.network.broadcast_address, CLIENT[6].ip)
     connections = [Connection(V6.ip if client.version == 6 else V4.ip, PORT, client, 871) for client in clients]
     # No route to the second; and nobody is told by broadcast.
@@ -279,7 +279,7 @@ def test_one_that_cannot_be_sent_keeps_no_other_from_it(network: Network) -> Non
 
 
 def test_nothing_is_sent_from_an_address_that_is_not_up_here(network: Network) -> None:
-    addresses.bring_up(network.new, "lo", [V4])
+    addresses.bring_up(network.new, [V4], ())
     elsewhere = [Connection(address.ip + 1, PORT, CLIENT[address.version].ip, 871) for address in (V4, V6)]
     here = Connection(V4.ip, PORT, CLIENT[4].ip, 871)
     assert send_from(network.new, *elsewhere, here) == 1
@@ -390,13 +390,13 @@ def test_who_may_not_open_such_sockets_sends_nothing() -> None:
 
 def test_clients_whose_machines_are_gone_take_no_room_from_the_others(network: Network) -> None:
     """What waits for their hardware addresses is held against the socket, as much as a socket has by default."""
-    addresses.bring_up(network.new, "lo", [V4])
+    addresses.bring_up(network.new, [V4], ())
     gone = [Connection(V4.ip, PORT, V4.ip + 1 + number % 100, 1 + number) for number in range(5000)]
     assert send_from(network.new, *gone, Connection(V4.ip, PORT, CLIENT[4].ip, 871)) == 5001
 
 
 def test_there_is_a_pause_after_each_burst(network: Network) -> None:
-    addresses.bring_up(network.new, "lo", [V4])
+    addresses.bring_up(network.new, [V4], ())
     connection = Connection(V4.ip, PORT, CLIENT[4].ip, 871)
 
     def pauses(many: int) -> list[float]:
