@@ -40,7 +40,7 @@ class Tuning:
     consistency: Consistency = Consistency.SYNC
     notifier: Notifier = Notifier.NLMFO
     end_grace: EndGrace = EndGrace.RECLAIMED
-    settle: float = 1.0
+    settle: float = 0.5
     retry_for: int = 604_800
     forget_after: int = 0
 

@@ -328,7 +328,7 @@ def tell(text: str) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Measure planned moves.")
     parser.add_argument("rounds", type=int, nargs="?", default=ROUNDS)
-    parser.add_argument("--variant", choices=VARIANTS, default="plain")
+    parser.add_argument("--variant", choices=VARIANTS, default="waiting")
     parser.add_argument("--full-grace", type=int, default=1, metavar="ROUNDS", help="rounds with all of grace (1)")
     chosen = parser.parse_args()
     variant = VARIANTS[chosen.variant]

@@ -101,7 +101,7 @@ def test_the_documented_example_loads_without_a_warning(tmp_path: Path) -> None:
         consistency=Consistency.SYNC,
         notifier=Notifier.NLMFO,
         end_grace=EndGrace.RECLAIMED,
-        settle=1.0,
+        settle=0.5,
         retry_for=604_800,
         forget_after=0,
     )
