@@ -43,7 +43,8 @@ def _forsake() -> None:
 
 def is_terminal() -> bool:
     """Whether standard output is a terminal that can go back to the beginning of a line and clear it."""
-    return sys.stdout.isatty() and os.environ.get("TERM", "") not in ("", "dumb")
+    # Where standard output was closed there is none at all.
+    return sys.stdout is not None and sys.stdout.isatty() and os.environ.get("TERM", "") not in ("", "dumb")
 
 
 def may_colour() -> bool:

@@ -100,7 +100,9 @@ class HostActions(Actions):
             raise no_way_into_grace(self.service)
         others, everybody = self._neighbours(), self._who_is_told()
         clients = sum(len(self._with_store(keeper.on_record)) for keeper in everybody)
-        # A clean stop makes statd forget everybody, on kernels >= 6.4: nothing of that may reach the records.
+        # A clean stop makes statd forget everybody, on kernels >= 6.4: nothing of that may reach the records. And
+        # no keeper may tell its clients before the restart is over: some kernels leave locks behind, which are dropped
+        # once nfsd runs again, and what was reclaimed by then would go with them.
         shared.tell_callout(self.config, frozen=[keeper.service.name for keeper in everybody])
         try:
             node_restart.restart(
@@ -120,8 +122,6 @@ class HostActions(Actions):
         user = view.statd_user()
         for keeper in others:
             self._with_store(lambda keeper=keeper: keeper.begin(user), Deadline(STORE))  # type: ignore[misc]
-        # The stop is over: whatever becomes of this run, their keepers go to work when nfsd answers again.
-        shared.tell_callout(self.config)
 
     def _address_up(self, _: Step, __: Deadline) -> str:
         node_addresses.bring_up(self.service.interface, self.service.addresses)

@@ -360,6 +360,7 @@ def test_whoever_stops_to_watch_the_clients_come_back_does_not_take_the_service_
 def test_a_release_that_is_stopped_by_a_signal_says_so_and_is_resumed(ground: Ground) -> None:
     before = ground.state()
     cluster.takeover(ground.a, ground.service)
+    shell = ground.a.start("sh", "-c", "cd /srv/home && sleep 9999", stream=False)  # it keeps the unmount busy
     job = ground.a.start("nlmfo", "release", "home", deadline=SECONDS)
     when_told(job, "address down: ")
     second = cluster.nlmfo(ground.a, "takeover", "home")
@@ -372,6 +373,8 @@ def test_a_release_that_is_stopped_by_a_signal_says_so_and_is_resumed(ground: Gr
     assert "'nlmfo resume home' goes on from here" in result.err
     assert "PARTLY up here: run 'nlmfo resume' or 'nlmfo abort'" in cluster.nlmfo(ground.a, "status").out
     assert ground.standing() == "serving"
+    shell.signal(signal.SIGKILL)
+    shell.wait(10)
     assert ground.a.check("nlmfo", "resume", "home", deadline=SECONDS).endswith("home: done\n")
     assert ground.state() == before
     ground.nothing_is_left()
