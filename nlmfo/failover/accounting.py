@@ -79,7 +79,7 @@ class Account:
 
     @property
     def exact(self) -> bool:
-        """Whether these are the locks that clients will reclaim; else an estimate, by which nothing is decided."""
+        """Whether these are the locks that clients will reclaim; else an estimate, which may lack some."""
         return self.snapshot.exact
 
     @property

@@ -139,7 +139,6 @@ class Actions(ABC):
 
     def _collect(self, _: Step, limit: Deadline) -> str:
         """Bring to shared storage what is on this node only: the callout has ended, nothing comes after this."""
-
         brought = self._with_store(partial(_collected, self.keeper, self._own_record()), limit)
         return f"{brought} brought in"
 
@@ -371,6 +370,11 @@ def _opened(
         copy.write(service.state, record)
     connections = read_connections(service.state, keeper.shared.addresses)
     return _Opened(state, told, len(keeper.owed()), record, connections)
+
+
+def announced(ended: int) -> str:
+    """What there is to say of addresses that came up; ``ended``: connections that clients had with the last owner."""
+    return f"announced; {ended} connections of before" if ended else "announced"
 
 
 def callout_entries(keeper: Keeper, *, frozen: bool) -> list[CalloutEntry]:

@@ -23,15 +23,6 @@ from nlmfo.records.ledger import SETTLED, Entry, Key, Standing
 
 #: What the ledger says of a client that was forgotten by hand.
 BY_HAND = "the operator said so"
-#: A client that is owed a notice at several addresses counts as the first of these that applies to one of them.
-_WORST = (
-    Standing.UNREACHABLE,
-    Standing.PENDING,
-    Standing.TOLD,
-    Standing.ANSWERED,
-    Standing.BACK,
-    Standing.LEFT,
-)
 
 
 class ClientState(StrEnum):
@@ -258,7 +249,7 @@ def _gone(service: Service, entries: Mapping[Key, Entry], on_record: AbstractSet
 def _notice(entries: list[Entry]) -> ClientNotice | None:
     if not entries:
         return None
-    chosen = min(entries, key=lambda entry: _WORST.index(entry.standing))
+    chosen = ledger.overall(entries)
     return ClientNotice(
         standing=chosen.standing,
         at=chosen.at,

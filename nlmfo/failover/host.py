@@ -13,7 +13,7 @@ from nlmfo.config import Config, Service
 from nlmfo.deadline import Deadline
 from nlmfo.errors import Refused
 from nlmfo.failover import shared
-from nlmfo.failover.actions import STORE, Actions, Standpoint
+from nlmfo.failover.actions import STORE, Actions, Standpoint, announced
 from nlmfo.failover.events import ExportLeftOut, Sink
 from nlmfo.failover.keeper import Keeper
 from nlmfo.failover.plan import Action, Step
@@ -126,7 +126,7 @@ class HostActions(Actions):
     def _address_up(self, _: Step, __: Deadline) -> str:
         node_addresses.bring_up(self.service.interface, self.service.addresses)
         ended = tickle(self._connections)
-        return f"announced; {ended} connections of before" if ended else "announced"
+        return announced(ended)
 
 
 def no_way_into_grace(service: Service) -> Refused:

@@ -137,11 +137,6 @@ class Keeper:
         """The clients of earlier generations that are not back."""
         return {record.client for address in self.shared.addresses for record in self.shared.owed(address)}
 
-    def notices(self) -> tuple[dict[Address, list[str]], int]:
-        """Who is owed a notice, by address, and the NSM state number that it carries."""
-        owed = {address: [record.client for record in self.shared.owed(address)] for address in self.shared.addresses}
-        return owed, self.shared.state_number()
-
     def on_record(self) -> set[str]:
         """The clients of the generation that is served now."""
         return {record.client for address in self.live.addresses for record in self.live.current(address)}

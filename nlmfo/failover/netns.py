@@ -10,7 +10,7 @@ from functools import partial
 from nlmfo.config import Config, Service
 from nlmfo.deadline import Deadline
 from nlmfo.errors import NlmfoError
-from nlmfo.failover.actions import Actions, Standpoint, callout_entries
+from nlmfo.failover.actions import Actions, Standpoint, announced, callout_entries
 from nlmfo.failover.events import Sink
 from nlmfo.failover.keeper import Keeper, Place
 from nlmfo.failover.plan import Action, Step
@@ -136,7 +136,7 @@ class NetnsActions(Actions):
     def _address_up(self, _: Step, __: Deadline) -> str:
         addresses.bring_up(self.namespaces, self.service.addresses, self._routes)
         ended = self.namespaces.call(partial(tickle, self._connections)) if self._connections else 0
-        return f"announced; {ended} connections of before" if ended else "announced"
+        return announced(ended)
 
     def _thaw(self, _: Step, __: Deadline) -> str:
         self._with_store(partial(discard_locks, self.service.state))

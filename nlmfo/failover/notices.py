@@ -59,7 +59,7 @@ class Notices:
         self._ledger: Ledger | None = None
         self._heard: queue.SimpleQueue[tuple[Address, int, Notice]] = queue.SimpleQueue()
         self._ended: queue.SimpleQueue[tuple[Address, bool, str]] = queue.SimpleQueue()
-        self._rounds: dict[tuple[Address, bool], frozenset[str]] = {}
+        self._rounds: set[tuple[Address, bool]] = set()  # under way; true: beside the other
         self._due: dict[Key, float] = {}
         self._seen: frozenset[Key] = frozenset()
         self._turned_up: set[Key] = set()
@@ -91,7 +91,7 @@ class Notices:
         for key in {*self._keys(), *(k for k, entry in self._entries().items() if entry.state == self.number)}:
             entry = self._entry(key)
             found.setdefault(entry.client, []).append(entry)
-        return {client: _overall(entries) for client, entries in sorted(found.items())}
+        return {client: ledger.overall(entries) for client, entries in sorted(found.items())}
 
     @property
     def owes_anybody(self) -> bool:
@@ -157,7 +157,7 @@ class Notices:
                 self._due[key] = time.monotonic() + (SOON if in_grace else min(LONGEST, LATER * 2.0 ** min(tries, 10)))
         self._write(changed)
         for address, aside, problem in _all_of(self._ended):
-            self._rounds.pop((address, aside), None)
+            self._rounds.discard((address, aside))
             self.problem = problem
             if problem:
                 later = time.monotonic() + SOON
@@ -231,7 +231,7 @@ class Notices:
         self._write(replace(entry, standing=Standing.TOLD, at=now) for entry in pending)
         clients = [client for _, client in keys]
         self._turned_up.difference_update(keys)
-        self._rounds[address, aside] = frozenset(clients)
+        self._rounds.add((address, aside))
 
         def hear(notice: Notice) -> None:
             self._heard.put((address, number, notice))
@@ -270,14 +270,6 @@ class Notices:
     def _write(self, entries: Iterable[Entry]) -> None:
         if self._ledger is not None:
             self._ledger.write(entries)
-
-
-#: What a client that is on record at several addresses counts as: the first of these that applies to one of them.
-_FIRST = (Standing.UNREACHABLE, Standing.PENDING, Standing.TOLD, Standing.BACK, Standing.ANSWERED, Standing.LEFT)
-
-
-def _overall(entries: Sequence[Entry]) -> Entry:
-    return min(entries, key=lambda entry: _FIRST.index(entry.standing))
 
 
 def _all_of(items: queue.SimpleQueue[T]) -> Iterator[T]:

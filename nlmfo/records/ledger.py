@@ -39,6 +39,15 @@ class Standing(StrEnum):
     LEFT = "left"  #: holds nothing here any more; ``detail`` says how that is known
 
 
+#: What a client that is on record at several addresses counts as: the first of these that applies to one of them.
+_FIRST = (
+    Standing.UNREACHABLE,
+    Standing.PENDING,
+    Standing.TOLD,
+    Standing.BACK,
+    Standing.ANSWERED,
+    Standing.LEFT,
+)
 #: What ends the account of a client: its record goes.
 SETTLED = frozenset({Standing.BACK, Standing.LEFT})
 
@@ -88,6 +97,11 @@ class Ledger:
 
     def close(self) -> None:
         self._file.close()
+
+
+def overall(entries: Iterable[Entry]) -> Entry:
+    """Of one client's entries at its addresses, of which there is one at least, the one that says how far it is."""
+    return min(entries, key=lambda entry: _FIRST.index(entry.standing))
 
 
 def read(state: Path) -> Mapping[Key, Entry]:

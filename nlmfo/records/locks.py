@@ -14,9 +14,9 @@ One file in the state directory, ``locks``, of root's::
     sha256 <64 hex digits>                             of everything above (nlmfo.records.sealed)
 
 A release writes it when the address is down. While the service runs, the keeper writes what it sees every few
-seconds: after a crash that is an estimate, by which nothing is decided. So only what is whole, of the right state
-number and of a release is ever called exact; of everything else the reader is told why it is not, and goes on. A
-release that is called off discards it before clients can lock again.
+seconds: after a crash that is an estimate, by which grace ends early only where the operator chose so. So only what
+is whole, of the right state number and of a release is ever called exact; of everything else the reader is told why
+it is not, and goes on. A release that is called off discards it before clients can lock again.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,9 @@ def lock(directory: Path, name: str, first: int, length: int, exclusive: bool) -
     return file
 
 
-def main(directory: Path) -> None:
-    held = [lock(directory, *each) for each in LOCKS]
+def hold(directory: Path, locks: Sequence[tuple[str, int, int, bool]] = LOCKS) -> None:
+    """Take the locks, keep them, and write for ever."""
+    held = [lock(directory, *each) for each in locks]
     journal = os.open(directory / "journal", os.O_WRONLY | os.O_CREAT, 0o666)
     number = 0
     while held:  # the descriptors stay open, and with them the locks: for ever
@@ -64,4 +66,4 @@ def main(directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    hold(Path(sys.argv[1]))

@@ -16,12 +16,10 @@ import time
 from pathlib import Path
 
 from tests.workload.contender import attempt
-from tests.workload.holder import lock, say
+from tests.workload.holder import hold
 
 #: Seconds between two requests for one lock: seldom enough that 20 processes leave the node's processor to others.
 PAUSE = 1.0
-#: Seconds between two writes: the pause that is measured is not known better than this.
-BETWEEN_WRITES = 0.05
 #: file, first byte, length (0: to the end of the file), exclusive
 LOCKS = (
     *((f"whole-{number}", 0, 0, True) for number in range(4)),
@@ -29,22 +27,6 @@ LOCKS = (
     *((f"ranges-{number}", 100 * part, 50, True) for number in range(2) for part in range(5)),
     *((f"ranges-{number}", 1000, 1, False) for number in range(2)),
 )
-
-
-def hold(directory: Path) -> None:
-    held = [lock(directory, *each) for each in LOCKS]
-    journal = os.open(directory / "journal", os.O_WRONLY | os.O_CREAT, 0o666)
-    number = 0
-    while held:  # the descriptors stay open, and with them the locks: for ever
-        try:
-            os.pwrite(journal, b"%015d\n" % number, 16 * number)
-            os.fsync(journal)
-        except OSError as error:
-            say({"failed": os.strerror(error.errno or 0), "at": time.monotonic()})
-        else:
-            say({"acknowledged": number, "at": time.monotonic()})
-            number += 1
-        time.sleep(BETWEEN_WRITES)
 
 
 def want(directory: Path) -> None:
@@ -65,4 +47,7 @@ def _ask_for_ever(path: Path, target: int, first: int) -> None:
 
 
 if __name__ == "__main__":
-    {"hold": hold, "want": want}[sys.argv[1]](Path(sys.argv[2]))
+    if sys.argv[1] == "hold":
+        hold(Path(sys.argv[2]), LOCKS)
+    else:
+        want(Path(sys.argv[2]))
