@@ -12,7 +12,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Never, TypeVar
+from typing import Any, Never, Protocol, TypeVar
 
 from nlmfo.deadline import Deadline, poll_until
 from nlmfo.errors import DeadlineExceeded, NlmfoError
@@ -26,6 +26,13 @@ PATIENCE = 2.0
 ENDING = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 #: A child that is forked while another's pipe is open for writing would keep that one from ever ending.
 forking = threading.Lock()
+
+
+class Call(Protocol):
+    """Calls a function in another process, and returns what it returns or raises what it raises."""
+
+    def __call__(self, function: Callable[[], T], *, deadline: float) -> T:
+        """Raises DeadlineExceeded after ``deadline`` seconds: the process is left behind then."""
 
 
 def in_child(what: str, function: Callable[[], T], *, deadline: float) -> T:
@@ -55,6 +62,11 @@ def in_child(what: str, function: Callable[[], T], *, deadline: float) -> T:
     if not answer:
         raise NlmfoError(f"{what}: the process that did it died")
     return raise_or_return(answer)  # type: ignore[no-any-return]
+
+
+def own_child(function: Callable[[], T], *, deadline: float) -> T:
+    """The plainest Call: a child for it alone."""
+    return in_child("work in a child process", function, deadline=deadline)
 
 
 class Helper:
@@ -108,12 +120,18 @@ class Helper:
 def fork() -> tuple[int, set[int | signal.Signals]]:
     """Fork, with the signals blocked that end a run; the mask that was before is for both to put back.
 
+    The child leads a process group: whoever ends it ends what it has started as well, and a terminal's Ctrl-C is for
+    its parent.
+
     An interruption in what Python runs at a fork (logging has hooks there) is printed and lost. In the child it would
     be worse: it must be caught there, or the child does what its parent does when it is interrupted.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
-        return os.fork(), before
+        child = os.fork()
+        if child == 0:
+            os.setpgid(0, 0)
+        return child, before
     except OSError:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         raise
@@ -173,7 +191,9 @@ def raise_or_return(answer: bytes) -> Any:
 
 
 def end(child: int) -> None:
-    """Kill it; wait for a moment only, because a child that hangs in the kernel ends when it can."""
+    """Kill it, and what it has started; wait for a moment only: one that hangs in the kernel ends when it can."""
+    with suppress(ProcessLookupError):  # it was born just now, and leads no group yet
+        os.killpg(child, signal.SIGKILL)
     os.kill(child, signal.SIGKILL)
     with suppress(DeadlineExceeded):
         poll_until("its end", lambda: os.waitpid(child, os.WNOHANG) != (0, 0), Deadline(KILL), interval=0.01)

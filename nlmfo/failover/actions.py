@@ -22,7 +22,7 @@ from nlmfo.failover.events import ClientNotTold, ClientQuiet, LocksMissing, Sink
 from nlmfo.failover.keeper import Keeper, my_name
 from nlmfo.failover.plan import Action, Step
 from nlmfo.failover.watch import Watch
-from nlmfo.host import addresses, daemons, mmp, own_mounts, partitions, probe, view
+from nlmfo.host import addresses, daemons, libmount, mmp, own_mounts, partitions, probe, view
 from nlmfo.host.node import Node
 from nlmfo.host.surroundings import Surroundings
 from nlmfo.kernel import dropping, sockdiag
@@ -38,7 +38,7 @@ UNLOCK = 10.0
 #: Seconds for a device to be free that an earlier run unmounted.
 FREE = 10.0
 #: Seconds in which whoever has one of the addresses has to answer: the second, where the last owner has let go itself.
-LISTEN, LISTEN_RECORDED = 0.6, 0.2
+LISTEN, LISTEN_RECORDED = 0.6, 0.1
 #: Seconds for any work with the records, thousands of them on slow storage included.
 STORE = 60.0
 
@@ -78,6 +78,7 @@ class Actions(ABC):
         self.keeper = keeper
         self.sink = sink
         self._connections: tuple[Remembered, ...] = ()
+        self._prepared = False
         self._found: dict[Partition, Path] = {}
         self._proved_free: set[Partition] = set()
         self._store = Agent(f"service '{service.name}': work in {service.state}", _nothing)
@@ -107,8 +108,12 @@ class Actions(ABC):
 
     def prepare(self) -> None:
         """Load what the steps will need, while the service still runs: clients wait from the first step on."""
-        addresses.load_library()
-        self._store.start()
+        if not self._prepared:
+            self._prepared = True
+            addresses.load_library()
+            self._store.start()
+            with suppress(NlmfoError, OSError):
+                self._store.call(partial(_rehearse, self.service), deadline=STORE)
 
     def close(self) -> None:
         """End what ``prepare`` began."""
@@ -144,7 +149,8 @@ class Actions(ABC):
 
     def _unmount(self, step: Step, limit: Deadline) -> str:
         partition = self._partition(step)
-        partitions.unmount(partition, deadline=min(partitions.UMOUNT, limit.remaining()))
+        seconds = min(partitions.UMOUNT, limit.remaining())
+        partitions.unmount(partition, self._store.call, deadline=seconds)
         self._proved_free.add(partition)
         return ""
 
@@ -214,7 +220,7 @@ class Actions(ABC):
         device = self._devices()[partition]
         if not partitions.is_still(partition, device):
             device = partitions.find(partition.uuid)
-        partitions.mount(partition, device, deadline=limit.remaining())
+        partitions.mount(partition, device, self._store.call, deadline=limit.remaining())
         return partition.uuid
 
     def _open_records(self, _: Step, limit: Deadline) -> str:
@@ -323,6 +329,12 @@ def _refuse_if_used(limit: Deadline, partition: Partition, device: Path) -> None
     holder = mmp.holder(device, deadline=limit.remaining())
     if holder is not None:
         raise partitions.mmp_in_use(partition, holder)
+
+
+def _rehearse(service: Service) -> None:
+    """What an agent does for the first time takes it many times as long as later, and clients wait then."""
+    libmount.library()
+    reclaims.held_now(service)
 
 
 def _nothing() -> None:

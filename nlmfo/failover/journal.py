@@ -32,7 +32,7 @@ class Journal:
     """Writes down every event, and passes it on to ``sink``."""
 
     def __init__(self, service: Service, sink: Sink, *, attached: bool, runs: Path = RUNS) -> None:
-        """``attached``: the service's state directory is there already."""
+        """``attached``: the service's state directory is there already; else its writer waits, which took time."""
         self._state = service.state
         self._leaves = service.state_partition is not None
         self._sink = sink
@@ -40,6 +40,7 @@ class Journal:
         self._lines: list[bytes] = []
         self._own: JournalFile | None = None
         self._shared: SharedJournal | None = None
+        self._spare: SharedJournal | None = SharedJournal(self._state / "runs", self._name)
         self.ended = False
         try:
             self._own = JournalFile(runs, self._name)
@@ -61,7 +62,8 @@ class Journal:
     def attach(self) -> None:
         """Begin the copy on shared storage, with what has happened so far."""
         if self._shared is None:
-            self._shared = SharedJournal(self._state / "runs", self._name)
+            self._shared = self._spare or SharedJournal(self._state / "runs", self._name)
+            self._spare = None
             self._share(b"".join(self._lines))
 
     def detach(self) -> None:
@@ -72,6 +74,8 @@ class Journal:
 
     def close(self) -> None:
         self.detach()
+        if self._spare is not None:
+            self._spare.close()
         if self._own is not None:
             self._own.close()
             self._own = None

@@ -25,6 +25,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from nlmfo.config import Config, Service
+from nlmfo.deadline import Deadline
 from nlmfo.errors import NlmfoError
 from nlmfo.failover import progress, standdown
 from nlmfo.failover.keeper import Keeper, Place
@@ -43,6 +44,9 @@ from nlmfo.records.locks import LockSnapshot, read_locks, write_locks
 
 #: Seconds between two rounds of what is not urgent: the longest that a snapshot can lag behind, but for its writing.
 INTERVAL = 5.0
+#: Seconds that a keeper which may begin leaves to the run that is under way, which wakes it: the run needs the node's
+#: time itself, and clients wait for it.
+HEAD_START = 3.0
 #: Seconds between two looks while clients come back, and while any is owed a notice that does not answer.
 BUSY, PATIENT = 0.1, 1.0
 #: Seconds after which clients are tickled once more: they answer once in half a second (tcp_invalid_ratelimit).
@@ -63,6 +67,7 @@ class Keep:
         self.wake = _wake_socket(self.place)
         self._reclaims: Reclaims | None = None
         self._next_round = 0.0
+        self._head_start: Deadline | None = None
         self._was_in_grace = False
         self._tickles = _Tickles(service, 0)
         self._said = ""
@@ -76,7 +81,7 @@ class Keep:
             pause, problem = PATIENT, ""
             try:
                 frozen = self._frozen()
-                if frozen is not None:
+                if frozen is not None and self._may_begin():
                     round_is_due = time.monotonic() >= self._next_round
                     if round_is_due:
                         self._next_round = time.monotonic() + INTERVAL
@@ -92,6 +97,11 @@ class Keep:
                 problem = str(error)
             self._say(problem)
             self._wait(pause)
+
+    def _may_begin(self) -> bool:
+        """Whether the run that is under way has called, or had its time: perhaps it was killed."""
+        self._head_start = self._head_start or Deadline(HEAD_START)
+        return self._ready > 0 or self._head_start.passed()
 
     def _look(self, *, whole: bool) -> tuple[float, str]:
         """One look at everything that is urgent, or really at everything; seconds until the next, and what is wrong."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 
 from nlmfo.config import Config, Service
@@ -17,7 +18,7 @@ from nlmfo.failover.plan import Action, Step
 from nlmfo.host import addresses, daemons, exports, partitions, view
 from nlmfo.host.namespaces import Namespaces
 from nlmfo.host.tickle import tickle
-from nlmfo.kernel import dropping
+from nlmfo.kernel import dropping, locks
 from nlmfo.ownership.registry import Registry
 from nlmfo.records import callout_config, write_callout_config
 from nlmfo.records.locks import discard_locks
@@ -31,16 +32,25 @@ class NetnsActions(Actions):
     ) -> None:
         self.namespaces = Namespaces.with_agent(service.name)
         keeper = Keeper(service, Place.on_node(self.namespaces))
+        self._rehearsed = False
         self._routes: tuple[addresses.Route, ...] = ()
         super().__init__(config, service, registry, standpoint, self.namespaces, keeper, sink)
 
     def prepare(self) -> None:
         super().prepare()
-        self.namespaces.enter()
+        if not self._rehearsed and self.namespaces.exist():
+            self._rehearse()
 
     def close(self) -> None:
         super().close()
         self.namespaces.leave()
+
+    def _rehearse(self) -> None:
+        """Have the agent there, and ready, before it is needed."""
+        self._rehearsed = True
+        self.namespaces.enter()
+        with suppress(NlmfoError, OSError):
+            self.namespaces.call(_rehearse)
 
     def _own_ways(self) -> dict[Action, Callable[[Step, Deadline], str]]:
         return {
@@ -107,6 +117,7 @@ class NetnsActions(Actions):
         addresses.create_link(self.namespaces, self.service.interface)
         self._devices()
         self._routes = addresses.routes_of(self.service.interface)
+        self._rehearse()
         return ""
 
     def _start_daemons(self, _: Step, __: Deadline) -> str:
@@ -150,3 +161,10 @@ class NetnsActions(Actions):
                 callout_entries(self.keeper, frozen=frozen), frozen=frozen, node=os.uname().nodename, spool=view.SPOOL
             ),
         )
+
+
+def _rehearse() -> None:
+    """Runs in the agent: the release will ask the same of it while clients wait."""
+    addresses.rehearse()
+    dropping.family(dropping.Kernel())
+    locks.held_by_clients(set())

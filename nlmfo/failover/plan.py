@@ -242,7 +242,7 @@ def _out_of_namespaces(service: Service, seen: Observed) -> Iterator[Step]:
         yield Step(Action.UNEXPORT, _exports(service))
         if seen.threads:
             yield from _to_note(service, seen)
-            yield from _each(Action.UNLOCK, mounted)
+            yield from _each(Action.UNLOCK, [p for p in mounted if _within_reach(service, p)])
             yield Step(Action.STOP_NFSD, f"{seen.threads} threads")
     yield from _each(Action.VERIFY_UNLOCKED, mounted)
     if seen.isolated:
@@ -334,6 +334,12 @@ def _mounted(service: Service, seen: Observed) -> list[Partition]:
 
 def _each(action: Action, partitions: Iterable[Partition]) -> Iterator[Step]:
     return (Step(action, str(partition.mountpoint)) for partition in partitions)
+
+
+def _within_reach(service: Service, partition: Partition) -> bool:
+    """Whether clients can come to files on it: an export is on it, or above it (crossmnt)."""
+    top = partition.mountpoint
+    return any(e.path.is_relative_to(top) or top.is_relative_to(e.path) for e in service.exports)
 
 
 def _addresses(service: Service) -> str:

@@ -6,13 +6,16 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
+from nlmfo.child import Call, own_child
 from nlmfo.config import Partition
 from nlmfo.deadline import Deadline, poll_until
-from nlmfo.errors import CommandFailed, DeadlineExceeded, NlmfoError, Refused
-from nlmfo.host import holders, mmp, mounts
+from nlmfo.errors import DeadlineExceeded, NlmfoError, Refused
+from nlmfo.host import holders, libmount, mmp, mounts
 from nlmfo.host.holders import Holder, HolderKind
+from nlmfo.host.libmount import MountFailed
 from nlmfo.plain import plain
 from nlmfo.run import run
 
@@ -23,14 +26,8 @@ UMOUNT = 30.0
 QUICK = 20.0
 #: For finding out who holds a partition: after the deadline, because only then it is asked.
 SEARCH = 15.0
-#: umount(8): "mount failed", which is how it reports EBUSY.
-UMOUNT_FAILED = 32
-
-
-#: strerror(EUCLEAN): what ext4, xfs and others say of a file system that they find damaged.
-DAMAGED = "Structure needs cleaning"
-#: And strerror(EBUSY), as mount(8) reports it: what multi-mount protection answers.
-BUSY = "busy"
+#: What ext4, xfs and others say of a file system that they find damaged.
+DAMAGED = errno.EUCLEAN
 _REPAIR = {"ext2": "e2fsck -f", "ext3": "e2fsck -f", "ext4": "e2fsck -f", "xfs": "xfs_repair"}
 
 
@@ -126,18 +123,24 @@ def refuse_if_held(partition: Partition, device: Path) -> None:
         )
 
 
-def mount(partition: Partition, device: Path, *, deadline: float = MOUNT) -> None:
-    """Mount the partition, which is on ``device``, on a directory that is ready, and see it mounted."""
+def mount(partition: Partition, device: Path, call: Call = own_child, *, deadline: float = MOUNT) -> None:
+    """Mount the partition, which is on ``device``, on a directory that is ready, and see it mounted.
+
+    ``call`` does it, in a process that is left behind after ``deadline`` seconds.
+    """
     _refuse_if_covered(partition.mountpoint)
     try:
-        run(["mount", "-o", partition.options, device, partition.mountpoint], deadline=deadline)
-    except CommandFailed as error:
-        if DAMAGED in error.stderr:
+        call(partial(libmount.mount, device, partition.mountpoint, partition.options), deadline=deadline)
+    except MountFailed as error:
+        if error.number == DAMAGED:
             raise _damaged(partition, device, error) from error
-        holder = mmp.holder(device) if BUSY in error.stderr else None
+        # EBUSY is also what multi-mount protection answers.
+        holder = mmp.holder(device) if error.number == errno.EBUSY else None
         if holder is not None:
             raise mmp_in_use(partition, holder) from error
         raise
+    except DeadlineExceeded as error:
+        raise DeadlineExceeded(f"mount of {device} on {partition.mountpoint}", error.seconds) from error
     if not is_mounted(partition):
         raise PartitionError(f"{partition.mountpoint}: mount reported success, but {device} is not mounted there")
 
@@ -154,7 +157,7 @@ def mmp_in_use(partition: Partition, holder: str) -> Refused:
 def make_ready(mountpoint: Path) -> None:
     """Make the mount point, or see that it is an empty directory: what is in it would be hidden, and missed later.
 
-    A symbolic link on the way there would be followed by mount(8), and the partition then looked for in vain.
+    A symbolic link on the way there would be followed, and the partition then looked for in vain.
     """
     _refuse_if_covered(mountpoint)
     there = Path(os.path.realpath(mountpoint))  # resolve() raises RuntimeError at a loop
@@ -188,28 +191,28 @@ def _refuse_if_covered(mountpoint: Path) -> None:
         )
 
 
-def _damaged(partition: Partition, device: Path, error: CommandFailed) -> PartitionError:
+def _damaged(partition: Partition, device: Path, error: MountFailed) -> PartitionError:
     """A dirty journal is replayed by mount; this is more."""
     kind = run(["blkid", "-p", "-o", "value", "-s", "TYPE", device], deadline=QUICK).strip()
     return PartitionError(
-        f"partition {partition.uuid}: the file system on {device} is damaged: {error.stderr.strip()}",
+        f"partition {partition.uuid}: the file system on {device} is damaged: {error.said}",
         hint=f"with no node using it, run '{_REPAIR.get(kind, 'fsck')} {device}' and take over again",
     )
 
 
-def unmount(partition: Partition, *, deadline: float = UMOUNT) -> None:
+def unmount(partition: Partition, call: Call = own_child, *, deadline: float = UMOUNT) -> None:
     """Unmount the partition, never lazily, and prove that its device is free.
 
     Busy is retried until the deadline (seconds): the kernel lets go of files a moment after the last use. Raises
     PartitionError, which names the holders, when it stays busy or another mount namespace keeps it; finding them out
-    takes up to 15 s more.
+    takes up to 15 s more. ``call`` does it, in a process that is left behind when it hangs.
     """
     limit = Deadline(deadline)
     problem = ""
 
     def gone() -> bool:
         nonlocal problem
-        problem = _try_umount(partition.mountpoint, deadline)
+        problem = _try_umount(partition.mountpoint, call, deadline)
         return mounts.at(partition.mountpoint) is None
 
     mounted = mounts.at(partition.mountpoint)
@@ -226,14 +229,12 @@ def unmount(partition: Partition, *, deadline: float = UMOUNT) -> None:
     prove_free(device, limit, partition.mountpoint)
 
 
-def _try_umount(mountpoint: Path, deadline: float) -> str:
-    """One attempt; returns what umount said against it."""
+def _try_umount(mountpoint: Path, call: Call, deadline: float) -> str:
+    """One attempt; returns what was said against it."""
     try:
-        run(["umount", "--no-canonicalize", mountpoint], deadline=deadline)
-    except CommandFailed as error:
-        if error.returncode != UMOUNT_FAILED:
-            raise
-        return error.stderr.strip().removeprefix(f"umount: {mountpoint}: ").rstrip(".")
+        call(partial(libmount.umount, mountpoint), deadline=deadline)
+    except MountFailed as error:
+        return error.said
     except DeadlineExceeded as error:
         raise PartitionError(
             f"{mountpoint}: umount hangs since {error.seconds:g} s: it writes back what is not on the disk yet",

@@ -66,7 +66,7 @@ class JournalFile:
 class SharedJournal:
     """The same on shared storage, which may hang: a process of its own does the writing.
 
-    While it is open it keeps the file system busy.
+    From its first line on it keeps the file system busy.
     """
 
     def __init__(self, directory: Path, name: str) -> None:

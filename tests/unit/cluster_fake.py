@@ -219,10 +219,10 @@ class Cluster:
             def __init__(self, directory: Path, name: str) -> None:
                 self.path = directory
                 assert name
-                cluster.shared_journals.add(directory)
                 cluster.open_journals += 1
 
             def append(self, _: bytes) -> None:
+                cluster.shared_journals.add(self.path)
                 cluster.moment()
 
             def close(self) -> None:

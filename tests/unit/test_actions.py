@@ -546,7 +546,7 @@ def test_an_unmount_takes_no_longer_than_is_left_of_the_time(
     isolated: NetnsActions, monkeypatch: pytest.MonkeyPatch, left: float, deadline: float
 ) -> None:
     found: list[float] = []
-    monkeypatch.setattr(partitions, "unmount", lambda _, deadline: found.append(deadline))
+    monkeypatch.setattr(partitions, "unmount", lambda *_, deadline: found.append(deadline))
     isolated.do(Step(Action.UMOUNT, "/srv/other"), Deadline(left))
     assert found == [pytest.approx(deadline, abs=1)]
 

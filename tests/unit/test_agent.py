@@ -6,6 +6,7 @@ from __future__ import annotations
 import operator
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from nlmfo.agent import Agent
+from nlmfo.deadline import Deadline, poll_until
 from nlmfo.errors import DeadlineExceeded, NlmfoError
 from tests.unit.processes import children
 
@@ -87,6 +89,15 @@ def test_what_hangs_is_killed_at_the_deadline_and_the_next_call_has_another_chil
         agent.call(partial(time.sleep, 3600), deadline=0.1)
     assert pid not in children()
     assert agent.call(os.getpid, deadline=SECONDS) not in (pid, os.getpid())
+
+
+def test_what_it_has_started_is_killed_with_it(agent: Agent, tmp_path: Path) -> None:
+    """A helper of mount(8) that went on would undo what is rolled back by then."""
+    note = tmp_path / "pid"
+    with pytest.raises(DeadlineExceeded):
+        agent.call(partial(subprocess.run, ["sh", "-c", f"echo $$ > {note}; exec sleep 1000"]), deadline=1.0)
+    started = int(note.read_text())
+    poll_until("its end", lambda: not Path(f"/proc/{started}").exists(), Deadline(SECONDS))
 
 
 def test_whoever_killed_it_between_two_calls_the_next_one_is_made(agent: Agent) -> None:

@@ -71,6 +71,7 @@ class Node:
         patch.setattr(keeping, "held_now", lambda _: self.held)
         patch.setattr(lockd_settings, "next_grace", lambda: 50)
         patch.setattr(time, "monotonic", lambda: self.clock)
+        patch.setattr(keeping, "HEAD_START", 0.0)
         self.keep = Keep(shapes.config(None), self.service)
 
     def _send(self, _: Address, clients: Sequence[str], state: int, __: float, hear: Callable[[Notice], None]) -> None:
@@ -221,6 +222,31 @@ def test_it_touches_no_record_and_tells_nobody_before_its_service_is_attached(
 
 def must_not(*_: object, **__: object) -> None:
     raise AssertionError("the records are another node's")
+
+
+def test_it_leaves_a_run_that_is_under_way_a_head_start(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run calls it when it is its turn: until then clients wait for what the run does, on the same processor."""
+    monkeypatch.setattr(keeping, "HEAD_START", 3 * keeping.INTERVAL)
+    looked: list[float] = []
+    monkeypatch.setattr(node.keep, "_look", lambda *, whole: looked.append(node.clock) or (1.0, ""))
+    node.attach()
+    begin = node.clock
+    rounds_of(node, monkeypatch, *[nothing] * 4)
+    assert looked == [begin + 3 * keeping.INTERVAL]
+
+
+def test_a_run_that_calls_it_ends_the_head_start(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeping, "HEAD_START", 1000.0)
+    looked: list[float] = []
+    monkeypatch.setattr(node.keep, "_look", lambda *, whole: looked.append(node.clock) or (1.0, ""))
+    node.attach()
+    begin = node.clock
+
+    def call() -> None:
+        node.keep._ready = node.number
+
+    rounds_of(node, monkeypatch, nothing, call, nothing)
+    assert looked == [begin + 2 * keeping.INTERVAL]
 
 
 def test_it_stands_still_while_a_release_has_the_records_frozen_and_goes_on_when_they_are_thawed(

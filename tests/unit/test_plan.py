@@ -265,6 +265,19 @@ def test_a_release_of_any_rest_keeps_the_order(case: tuple[Service, Observed]) -
     assert too_early(release(*case), RELEASE_NEEDS) == []
 
 
+def test_locks_are_dropped_where_clients_can_come_to_and_verified_everywhere() -> None:
+    """Through an export with crossmnt they come to what is mounted below it."""
+    service = shapes.service(partitions=3, exports=("/srv/home",))
+    plan = release(service, all_up(service))
+    assert subjects(plan, Action.UNLOCK) == ["/srv/home/data", "/srv/home"]
+    assert subjects(plan, Action.VERIFY_UNLOCKED) == ["/srv/home/data", "/srv/other", "/srv/home"]
+
+
+def test_where_the_node_has_exports_of_its_own_locks_are_dropped_everywhere() -> None:
+    service = shapes.service(partitions=3, exports=("/srv/home",), isolation=Isolation.HOST)
+    assert subjects(release(service, all_up(service)), Action.UNLOCK) == ["/srv/home/data", "/srv/other", "/srv/home"]
+
+
 @given(observations())
 def test_a_release_takes_down_exactly_what_is_there(case: tuple[Service, Observed]) -> None:
     service, seen = case
