@@ -140,6 +140,18 @@ def rounds_of(node: Node, monkeypatch: pytest.MonkeyPatch, *rounds: Callable[[],
     return stood_down
 
 
+def looks_of(node: Node, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """When it looked, from now on."""
+    looked: list[float] = []
+
+    def look(**_: bool) -> tuple[float, str]:
+        looked.append(node.clock)
+        return 1.0, ""
+
+    monkeypatch.setattr(node.keep, "_look", look)
+    return looked
+
+
 def nothing() -> None:
     """Time passes."""
 
@@ -227,8 +239,7 @@ def must_not(*_: object, **__: object) -> None:
 def test_it_leaves_a_run_that_is_under_way_a_head_start(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run calls it when it is its turn: until then clients wait for what the run does, on the same processor."""
     monkeypatch.setattr(keeping, "HEAD_START", 3 * keeping.INTERVAL)
-    looked: list[float] = []
-    monkeypatch.setattr(node.keep, "_look", lambda *, whole: looked.append(node.clock) or (1.0, ""))
+    looked = looks_of(node, monkeypatch)
     node.attach()
     begin = node.clock
     rounds_of(node, monkeypatch, *[nothing] * 4)
@@ -237,8 +248,7 @@ def test_it_leaves_a_run_that_is_under_way_a_head_start(node: Node, monkeypatch:
 
 def test_a_run_that_calls_it_ends_the_head_start(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keeping, "HEAD_START", 1000.0)
-    looked: list[float] = []
-    monkeypatch.setattr(node.keep, "_look", lambda *, whole: looked.append(node.clock) or (1.0, ""))
+    looked = looks_of(node, monkeypatch)
     node.attach()
     begin = node.clock
 
