@@ -20,6 +20,7 @@ from typing import Never, TypeVar
 from nlmfo.child import alone_with, end, fork, forking, in_child, outcome, raise_or_return
 from nlmfo.deadline import Deadline
 from nlmfo.errors import DeadlineExceeded, NlmfoError
+from nlmfo.kernel import syscalls
 
 T = TypeVar("T")
 
@@ -44,9 +45,9 @@ class Agent:
         self._socket: socket.socket | None = None
 
     def start(self) -> None:
-        """Fork it now, unless it lives, and let it work once: what it shares with us is copied when it is touched."""
+        """Fork it now, unless it lives, and have it copy what it shares with us before that is needed."""
         with self._turn, suppress(NlmfoError):
-            self._ask(pickle.dumps(os.getpid), START)
+            self._ask(pickle.dumps(syscalls.reserve_memory), START)
 
     def call(self, function: Callable[[], T], *, deadline: float) -> T:
         """Like ``nlmfo.child.in_child``: what hangs is killed and left behind after ``deadline`` seconds."""

@@ -36,7 +36,7 @@ from nlmfo.failover.senders import sender_of
 from nlmfo.host import daemons
 from nlmfo.host.node import Node
 from nlmfo.host.tickle import tickle
-from nlmfo.kernel import grace, sockdiag
+from nlmfo.kernel import grace, sockdiag, syscalls
 from nlmfo.ownership.record import OwnerRecord
 from nlmfo.records import Address, callout_addresses
 from nlmfo.records.connections import read_connections, write_connections
@@ -77,6 +77,7 @@ class Keep:
 
     def run(self) -> OwnerRecord:
         """Until another node owns the service; its record."""
+        syscalls.reserve_memory()
         while True:
             pause, problem = PATIENT, ""
             try:
@@ -190,7 +191,9 @@ class Keep:
             return
         word = self.wake.recv(64)
         with suppress(ValueError):  # another program's, or one of another version
-            self._ready = int(word.removeprefix(READY))
+            number = int(word.removeprefix(READY))
+            if number != self._ready:  # from a run that has just made sure of all that a round looks for
+                self._ready, self._next_round = number, time.monotonic() + INTERVAL
 
 
 class _Tickles:

@@ -155,7 +155,7 @@ ORDER: tuple[tuple[Action, Action], ...] = (
     (Action.NOTIFY, Action.RECLAIM),
 )
 #: Actions that go side by side on objects that do not lie in one another.
-SIDE_BY_SIDE = frozenset({Action.MOUNT, Action.UNLOCK, Action.VERIFY_UNLOCKED, Action.UMOUNT})
+SIDE_BY_SIDE = frozenset({Action.MOUNT, Action.UNLOCK, Action.UMOUNT})
 
 
 def takeover(service: Service, seen: Observed) -> tuple[Plan, Plan]:
