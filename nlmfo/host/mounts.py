@@ -36,12 +36,18 @@ def parse(text: str) -> tuple[Mount, ...]:
 
 def table() -> tuple[Mount, ...]:
     """What the calling process sees mounted."""
-    return parse(Path("/proc/self/mountinfo").read_bytes().decode("utf-8", errors="surrogateescape"))
+    return parse(_text())
 
 
 def at(mountpoint: Path) -> Mount | None:
     """What is mounted on top at ``mountpoint``, or None."""
-    return next((mount for mount in reversed(table()) if mount.mountpoint == mountpoint), None)
+    wanted = str(mountpoint)
+    lines = (line for line in reversed(_text().split("\n")) if line and _unescape(line.split(" ", 5)[4]) == wanted)
+    return next(map(_parse_line, lines), None)
+
+
+def _text() -> str:
+    return Path("/proc/self/mountinfo").read_bytes().decode("utf-8", errors="surrogateescape")
 
 
 def _parse_line(line: str) -> Mount:

@@ -148,7 +148,7 @@ def verify(
     Raises LocksLeft, which names the files, after ``seconds``; ``answer`` is what the kernel said when it was told to
     drop them. Raises NlmfoError where /proc/locks does not show clients' locks, so that nothing can be verified.
     """
-    left = _held(mounted, files)
+    left: tuple[Lock, ...] = ()
 
     def none_left() -> bool:
         nonlocal left
