@@ -214,6 +214,18 @@ def announce(addresses: Iterable[Interface], link: str = LINK) -> None:
                 _neighbour_advertisement(address.ip, hardware, link)
 
 
+def announce_elsewhere(address: IPv4Address, hardware: bytes, link: str) -> None:
+    """Tell the network that an address lives at another node's ``hardware``: what was said of us here is wrong now.
+
+    The frame itself comes from us, lest a switch look for the other node here.
+    """
+    own = _hardware_address(link)
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
+        wire.bind((link, ETH_P_ARP))
+        for operation in (1, 2):
+            wire.send(arp_frame(address, hardware, operation, sender=own))
+
+
 def _hardware_address(link: str) -> bytes:
     """The link's, from netdevice(7): /sys shows the links of the namespace in which it was mounted."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
@@ -228,9 +240,11 @@ def _gratuitous_arp(address: IPv4Address, hardware: bytes, link: str) -> None:
             wire.send(arp_frame(address, hardware, operation))
 
 
-def arp_frame(address: IPv4Address, hardware: bytes, operation: int) -> bytes:
-    """An Ethernet frame that tells everybody that ``address`` is at ``hardware`` (RFC 826)."""
-    ethernet = BROADCAST + hardware + struct.pack("!H", ETH_P_ARP)
+def arp_frame(address: IPv4Address, hardware: bytes, operation: int, *, sender: bytes | None = None) -> bytes:
+    """An Ethernet frame, from ``hardware`` unless ``sender`` is, that tells everybody that ``address`` is at
+    ``hardware`` (RFC 826).
+    """
+    ethernet = BROADCAST + (sender or hardware) + struct.pack("!H", ETH_P_ARP)
     header = struct.pack("!HHBBH", 1, 0x0800, 6, 4, operation)
     target = b"\0" * 6 if operation == 1 else BROADCAST
     return ethernet + header + hardware + address.packed + target + address.packed
