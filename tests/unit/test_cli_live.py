@@ -190,6 +190,7 @@ def test_what_clients_are_called_reaches_no_terminal_as_it_is() -> None:
 #: The command line, with a run that the test writes: ``act`` gets the sink.
 PROGRAM = """
 import fcntl, os, signal, sys, termios, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it, as nohup does
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # whose Ctrl-C it hears
 from nlmfo.cli import main as cli, commands
 from nlmfo.failover import runs
