@@ -21,6 +21,7 @@ it is not, and goes on. A release that is called off discards it before clients 
 
 from __future__ import annotations
 
+import fcntl
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -78,18 +79,19 @@ def write_locks(state: Path, snapshot: LockSnapshot) -> bool:
     What a release saw stays until it is discarded: no estimate takes its place (then False is returned), and what a
     further release sees is added to it. A release that was cut off may have dropped locks already, and what the next
     one finds is the rest. Raises StoreError, also when there are too many to be read again; the one before is then
-    still there.
+    still there. A keeper and a release may write at once: they take turns.
     """
-    earlier = read_locks(state, snapshot.state)
-    if earlier.exact:
-        if not snapshot.exact:
-            return False
-        both = Counter(earlier.locks) | Counter(snapshot.locks)
-        snapshot = replace(snapshot, locks=tuple(both.elements()))
-    content = seal("".join(_lines(snapshot)))
-    if len(content) > MAX_LOCKS_BYTES:
-        raise StoreError(f"{state / LOCKS}: {len(snapshot.locks)} locks are more than can be accounted for")
     with Directory.open(state) as files:
+        fcntl.flock(files.fd, fcntl.LOCK_EX)  # until it is closed
+        earlier = _read(files, snapshot.state)
+        if earlier.exact:
+            if not snapshot.exact:
+                return False
+            both = Counter(earlier.locks) | Counter(snapshot.locks)
+            snapshot = replace(snapshot, locks=tuple(both.elements()))
+        content = seal("".join(_lines(snapshot)))
+        if len(content) > MAX_LOCKS_BYTES:
+            raise StoreError(f"{state / LOCKS}: {len(snapshot.locks)} locks are more than can be accounted for")
         files.replace(LOCKS, content, 0o600, verify=True)
     return True
 
@@ -101,10 +103,14 @@ def read_locks(state: Path, number: int) -> LockSnapshot:
     Raises StoreError when the directory is not there.
     """
     with Directory.open(state) as files:
-        content = files.read(LOCKS, MAX_LOCKS_BYTES)
-        if content is None:
-            there = LOCKS in files.names()
-            return _unknown(number, "it cannot be read: no regular file, or too long" if there else "there is none")
+        return _read(files, number)
+
+
+def _read(files: Directory, number: int) -> LockSnapshot:
+    content = files.read(LOCKS, MAX_LOCKS_BYTES)
+    if content is None:
+        there = LOCKS in files.names()
+        return _unknown(number, "it cannot be read: no regular file, or too long" if there else "there is none")
     text, intact = unseal(content)
     found = _parse(text) if intact else None
     if found is None:

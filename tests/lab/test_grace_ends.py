@@ -38,7 +38,7 @@ from tests.workload.holder import LOCKS
 
 #: Seconds of grace: nobody may have to wait for the end of the first; the end of the second is waited for, and there is
 #: time to come back before it, and time in which the keeper could end it too early.
-LONG, MEDIUM = 120, 40
+LONG, MEDIUM = 120, 30
 #: Seconds in which clients are told and come back, or a grace period of MEDIUM runs out, on a machine that is busy.
 SOON = 90.0
 #: Seconds for which grace has to go on with every lock held again, where nothing may end it early.
@@ -160,19 +160,19 @@ class Ground:
         left = [job for job in self.jobs if not job.ended()]
         for job in left:
             job.signal(signal.SIGKILL)
+        for client in self.clients:
+            if client.is_on():
+                client.run("umount", "-f", "-l", f"/mnt/{name}")  # what waits for a server can end now
+                client.run("dmesg", "-C")
         for job in left:
             with suppress(NodeDown):
                 job.wait(30)
         self.jobs.clear()
-        for client in self.clients:
-            if client.is_on():
-                client.run("umount", "-f", "-l", f"/mnt/{name}")
-                client.run("dmesg", "-C")
         for server in self.servers:
-            if server.is_on():
-                cluster.nlmfo(server, "release", name)
-            else:
+            if not server.is_on():
                 self.power_on(server)
+            elif server.run("test", "-e", f"/run/netns/nlmfo-{name}").status == 0:
+                cluster.nlmfo(server, "release", name)
 
 
 def prepared(lab: Lab, servers: tuple[str, ...], clients: tuple[str, ...], services: tuple[str, ...]) -> Ground:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from functools import partial
 from pathlib import Path
 
@@ -264,6 +265,24 @@ def test_no_estimate_takes_the_place_of_what_a_release_saw_until_that_is_discard
     discard_locks(tmp_path)
     assert write_locks(tmp_path, ESTIMATE)
     assert read_locks(tmp_path, STATE).locks == ESTIMATE.locks
+
+
+def test_an_estimate_that_is_being_written_while_a_release_writes_does_not_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The keeper had looked before the records were frozen, and wrote afterwards: grace then ran in full."""
+    release = threading.Thread(target=partial(write_locks, tmp_path, RELEASED))
+
+    def seal_late(text: str) -> bytes:
+        if threading.current_thread() is not release:
+            release.start()
+            release.join(0.5)  # it is done by then, unless it waits for its turn
+        return seal(text)
+
+    monkeypatch.setattr(locks, "seal", seal_late)
+    write_locks(tmp_path, ESTIMATE)
+    release.join()
+    assert read_locks(tmp_path, STATE).exact
 
 
 def test_an_estimate_gives_way_to_the_next_and_to_a_release(tmp_path: Path) -> None:
