@@ -16,6 +16,7 @@ from typing import Any, Never, Protocol, TypeVar
 
 from nlmfo.deadline import Deadline, poll_until
 from nlmfo.errors import DeadlineExceeded, NlmfoError
+from nlmfo.kernel import syscalls
 from nlmfo.run import KILL
 
 T = TypeVar("T")
@@ -141,6 +142,7 @@ def _serve(work: Callable[[bytes], bytes], descriptor: int, before: set[int | si
     """The whole life of a helper."""
     try:
         with alone_with(descriptor, before) as parent:
+            syscalls.reserve_memory()
             while request := parent.recv(1 << 17):
                 try:
                     parent.send(b"." + work(request))

@@ -25,7 +25,7 @@ from nlmfo.failover.watch import Watch
 from nlmfo.host import addresses, daemons, libmount, mmp, own_mounts, partitions, probe, view
 from nlmfo.host.node import Node
 from nlmfo.host.surroundings import Surroundings
-from nlmfo.kernel import dropping, sockdiag
+from nlmfo.kernel import dropping, sockdiag, syscalls
 from nlmfo.ownership import copy
 from nlmfo.ownership.proof import Proof, Word
 from nlmfo.ownership.record import OwnerRecord, Standing, boot_id
@@ -38,7 +38,7 @@ UNLOCK = 10.0
 #: Seconds for a device to be free that an earlier run unmounted.
 FREE = 10.0
 #: Seconds in which whoever has one of the addresses has to answer: the second, where the last owner has let go itself.
-LISTEN, LISTEN_RECORDED = 0.6, 0.1
+LISTEN, LISTEN_RECORDED = 0.6, 0.06
 #: Seconds for any work with the records, thousands of them on slow storage included.
 STORE = 60.0
 
@@ -114,6 +114,12 @@ class Actions(ABC):
             self._store.start()
             with suppress(NlmfoError, OSError):
                 self._store.call(partial(_rehearse, self.service), deadline=STORE)
+            self._get_ready()
+            syscalls.reserve_memory()  # once all agents live: each fork shares ours anew
+
+    @abstractmethod
+    def _get_ready(self) -> None:
+        """What this isolation has to prepare of its own."""
 
     def close(self) -> None:
         """End what ``prepare`` began."""

@@ -47,6 +47,9 @@ class HostActions(Actions):
             Action.THAW: self._thaw,
         }
 
+    def _get_ready(self) -> None:
+        """It has no agent."""
+
     def _neighbours(self) -> tuple[Keeper, ...]:
         return shared.keepers(shared.neighbours(self.config, self.service))
 

@@ -18,7 +18,7 @@ from nlmfo.failover.plan import Action, Step
 from nlmfo.host import addresses, daemons, exports, partitions, view
 from nlmfo.host.namespaces import Namespaces
 from nlmfo.host.tickle import tickle
-from nlmfo.kernel import dropping, locks
+from nlmfo.kernel import dropping, locks, syscalls
 from nlmfo.ownership.registry import Registry
 from nlmfo.records import callout_config, write_callout_config
 from nlmfo.records.locks import discard_locks
@@ -32,13 +32,11 @@ class NetnsActions(Actions):
     ) -> None:
         self.namespaces = Namespaces.with_agent(service.name)
         keeper = Keeper(service, Place.on_node(self.namespaces))
-        self._rehearsed = False
         self._routes: tuple[addresses.Route, ...] = ()
         super().__init__(config, service, registry, standpoint, self.namespaces, keeper, sink)
 
-    def prepare(self) -> None:
-        super().prepare()
-        if not self._rehearsed and self.namespaces.exist():
+    def _get_ready(self) -> None:
+        if self.namespaces.exist():
             self._rehearse()
 
     def close(self) -> None:
@@ -47,7 +45,6 @@ class NetnsActions(Actions):
 
     def _rehearse(self) -> None:
         """Have the agent there, and ready, before it is needed."""
-        self._rehearsed = True
         self.namespaces.enter()
         with suppress(NlmfoError, OSError):
             self.namespaces.call(_rehearse)
@@ -118,6 +115,7 @@ class NetnsActions(Actions):
         self._devices()
         self._routes = addresses.routes_of(self.service.interface)
         self._rehearse()
+        syscalls.reserve_memory()
         return ""
 
     def _start_daemons(self, _: Step, __: Deadline) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import sys
 from collections.abc import Iterable, Mapping
@@ -39,6 +40,8 @@ ANSWER = 5.0
 #: Seconds for nfsd to stop, and for lockd to take one client off statd's list meanwhile.
 STOP = 30.0
 STOP_EACH = 1.0
+#: Seconds for a daemon to end after SIGKILL, before another look at all of them.
+SOON = 0.1
 #: Seconds for daemons to end after SIGTERM, before SIGKILL.
 POLITE = 3.0
 LOOPBACK = IPv4Address("127.0.0.1")
@@ -192,11 +195,14 @@ def stop(namespaces: Namespaces) -> None:
 
     def gone() -> bool:
         left = namespaces.processes()
-        for pid in left:
-            _signal(pid, signal.SIGKILL)
+        for end in filter(None, [_killed(pid) for pid in left]):
+            waiting = select.poll()
+            waiting.register(end, select.POLLIN)
+            waiting.poll(SOON * 1000)  # to look through all processes of a node takes longer
+            os.close(end)
         return not left
 
-    poll_until("the service's processes to end", gone, Deadline(START), interval=0.02)
+    poll_until("the service's processes to end", gone, Deadline(START), interval=0.005)
 
 
 def answering(place: Surroundings, wanted: Iterable[Program], address: Address) -> None:
@@ -283,6 +289,16 @@ def _leads_to(entry: Path) -> str:
         return str(entry.readlink())
     except FileNotFoundError:
         return ""
+
+
+def _killed(pid: int) -> int | None:
+    """A descriptor that is readable once the process has ended; None if it had by itself."""
+    try:
+        found = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+    _signal(pid, signal.SIGKILL)
+    return found
 
 
 def _signal(pid: int, number: int) -> None:
