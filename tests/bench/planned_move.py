@@ -2,12 +2,15 @@
 """What clients notice of a planned move: ``python -m tests.bench.planned_move [ROUNDS]``, as root.
 
 One service moves there and back between two servers of the lab. Client 1 holds 20 locks and writes all the time;
-client 2 wants those locks in vain, and asks for new ones during each move. Prints one ``NAME VALUE UNIT`` per line;
+client 2 wants those locks in vain, and asks for new ones, twice a second, from just before the address goes down until
+after the move; client 1 asks for two while the address is down. A Linux client that was refused because of grace asks
+again 5 s later, or as soon as another request of its own was answered: client 2 has such, client 1 has none. Prints one ``NAME VALUE UNIT`` per line;
 the time line of each round goes to standard error. Fails when a lock, or an acknowledged write, did not survive.
 
     planned_write_pause_s                longest time between two acknowledged writes, median of the rounds
-    planned_newlock_pause_s              from asking for a new lock to having it, the slowest, median of the rounds
-    planned_newlock_pause_full_grace_s   the same in one round whose grace nothing ends early
+    planned_newlock_pause_s              from asking for a new lock to having it, client 2's slowest, median
+    planned_newlock_alone_s              the same of client 1
+    planned_newlock_pause_full_grace_s   client 2's in one round whose grace nothing ends early
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -38,6 +41,8 @@ AFTER_GRACE = GRACE + 40.0
 #: Seconds for `takeover --wait` to get ready, and for it to wait.
 WAIT = 60
 ROUNDS = 5
+#: New locks that are asked for: for longer than a move takes, and while the address is down.
+MANY, FEW = 24, 2
 PYTHON = ("env", "PYTHONPATH=/lab/checkout", "/usr/bin/python3", "-B", "-m")
 _STEP = re.compile(r" *([0-9.]+) s  (.*)")
 
@@ -140,10 +145,11 @@ class Wanting(Program):
 
 
 class NewLocks(Program):
-    """Client 2: asks for locks that nobody holds, from ``go`` on."""
+    """Asks for locks that nobody holds, from ``go`` on."""
 
-    def __init__(self, client: Node, directory: str, number: int) -> None:
-        super().__init__(client, "new_lock", directory, str(number * new_lock.COUNT))
+    def __init__(self, client: Node, directory: str, first: int, count: int) -> None:
+        super().__init__(client, "new_lock", directory, str(first), str(count))
+        self._count = count
         self._answers: list[dict[str, Any]] = []
         await_true("the new locks' processes", lambda: {"ready": True} in self.messages(), 60)
 
@@ -155,13 +161,16 @@ class NewLocks(Program):
 
         def there() -> bool:
             self._answers += self.messages()
-            return len(self._answers) == new_lock.COUNT
+            return len(self._answers) == self._count
 
         await_true("new locks to be granted", there, AFTER_GRACE)
         for answer in self._answers:
             if answer["error"]:
                 raise Broken(f"a new lock was not granted: {answer['error']}")
         return sorted(self._answers, key=lambda answer: answer["number"])
+
+    def slowest(self) -> float:
+        return max(float(answer["granted"] - answer["asked"]) for answer in self._answers)
 
     def end(self) -> None:
         self.job.signal(15)
@@ -174,6 +183,7 @@ class Round:
 
     write_pause: float
     new_lock_pause: float
+    new_lock_alone: float
     problems: tuple[str, ...]
 
 
@@ -200,19 +210,22 @@ class Stage:
 
     def round(self, variant: Callable[[Stage], list[Said]]) -> Round:
         """Move the service to the other server, and judge."""
-        new_locks = NewLocks(self.clients[1], self.directories[1], self.rounds)
+        first = self.rounds * (MANY + FEW)
+        many = NewLocks(self.clients[1], self.directories[1], first, MANY)
+        few = NewLocks(self.clients[0], self.directories[0], first + MANY, FEW)
         since = self.holder.writes()
-        self.new_locks = new_locks
+        self.new_locks = (many, few)
         said = variant(self)
         self.servers.reverse()
         self.rounds += 1
-        answers = new_locks.all()
+        answers = many.all(), few.all()
         problems = self._problems()
-        new_locks.end()
+        many.end()
+        few.end()
         begin, end = self.holder.pause(since)
         said += [Said(begin, "client-1", "last write before the pause"), Said(end, "client-1", "FIRST WRITE IS BACK")]
         tell_round(self.rounds, sorted(said), answers, end - begin)
-        return Round(end - begin, max(a["granted"] - a["asked"] for a in answers), tuple(problems))
+        return Round(end - begin, many.slowest(), few.slowest(), tuple(problems))
 
     def _problems(self) -> list[str]:
         """The truth, from the clients and from the new server's lock table, after the end of grace."""
@@ -235,9 +248,7 @@ class Stage:
 def plain(stage: Stage) -> list[Said]:
     """Release, and then takeover."""
     a, b = stage.servers
-    release = _start(a, "release", "home")
-    stage.new_locks.go()
-    said = _end(release)
+    said = _released(stage, a)
     return said + _end(_start(b, "takeover", "home"))
 
 
@@ -254,10 +265,23 @@ def waiting(stage: Stage) -> list[Said]:
         return any("ready; waiting" in line.what for line in said)
 
     await_true("the takeover to be ready", ready, WAIT)
-    release = _start(a, "release", "home")
-    stage.new_locks.go()
-    said += _end(release)
+    said += _released(stage, a)
     return said + _end(takeover)
+
+
+def _released(stage: Stage, server: Node) -> list[Said]:
+    """A release; new locks are asked for from when the records are frozen on: the address goes down next."""
+    release = _start(server, "release", "home")
+    said: list[Said] = []
+
+    def frozen() -> bool:
+        said.extend(_said(release))
+        return release.ended() or any("freeze records" in line.what for line in said)
+
+    await_true("the release to begin", frozen, WAIT)
+    for asking in stage.new_locks:
+        asking.go()
+    return said + _end(release)
 
 
 VARIANTS: dict[str, Callable[[Stage], list[Said]]] = {"plain": plain, "waiting": waiting}
@@ -293,15 +317,16 @@ def _lines(job: Job) -> list[tuple[float, str]]:
     return found
 
 
-def tell_round(number: int, said: list[Said], answers: list[dict[str, Any]], write_pause: float) -> None:
+def tell_round(number: int, said: list[Said], answers: Iterable[list[dict[str, Any]]], write_pause: float) -> None:
     """The time line, from the beginning of the release on: seconds, who, what it says (a step: its seconds first)."""
     zero = next(line.at for line in said if line.who.endswith(" release"))
     tell(f"round {number}: writes paused {write_pause:.2f} s")
     for line in said:
         tell(f"  {line.at - zero:+7.2f} s  {line.who:<17}  {line.what}")
     tell(f"  from the end of release to the first step of takeover: {between(said):.2f} s")
-    took = " ".join(f"{answer['granted'] - answer['asked']:.2f}" for answer in answers)
-    tell(f"  new locks, asked for {new_lock.APART} s apart from the beginning on, took s: {took}")
+    for client, theirs in zip(("client-2", "client-1"), answers, strict=True):
+        took = " ".join(f"{answer['granted'] - answer['asked']:.2f}" for answer in theirs)
+        tell(f"  new locks of {client}, asked for {new_lock.APART} s apart, took s: {took}")
 
 
 def between(said: list[Said]) -> float:
@@ -340,6 +365,7 @@ def main() -> int:
     if rounds:
         print(f"planned_write_pause_s {statistics.median(each.write_pause for each in rounds):.2f} s")
         print(f"planned_newlock_pause_s {statistics.median(each.new_lock_pause for each in rounds):.2f} s")
+        print(f"planned_newlock_alone_s {statistics.median(each.new_lock_alone for each in rounds):.2f} s")
     if full:
         print(f"planned_newlock_pause_full_grace_s {statistics.median(each.new_lock_pause for each in full):.2f} s")
     problems = [f"round {number}: {text}" for number, each in enumerate(rounds + full, 1) for text in each.problems]

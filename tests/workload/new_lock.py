@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Runs on a client: asks for locks that nobody holds, and says how long each took. Usage: new_lock.py DIRECTORY FIRST
+"""Runs on a client: asks for locks that nobody holds, and says how long each took.
+
+Usage: new_lock.py DIRECTORY FIRST COUNT
 
 Opens a file of its own, prints {"ready": true}, and waits for SIGUSR1. Then it asks for COUNT locks (F_SETLKW), from
 byte FIRST on, each in a process of its own, APART seconds after the one before: the first at once. One JSON object
@@ -18,7 +20,6 @@ import sys
 import time
 from pathlib import Path
 
-COUNT = 24
 APART = 0.5
 
 
@@ -36,10 +37,10 @@ def ask(file: int, first: int, number: int) -> None:
         time.sleep(3600)
 
 
-def main(directory: Path, first: int) -> None:
+def main(directory: Path, first: int, count: int) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})  # it goes to the whole session, and each waits for it
     file = os.open(directory / "new", os.O_RDWR | os.O_CREAT, 0o666)
-    for number in range(COUNT):
+    for number in range(count):
         if os.fork() == 0:
             ask(file, first, number)
     os.write(1, b'{"ready": true}\n')
@@ -48,4 +49,4 @@ def main(directory: Path, first: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
