@@ -2,10 +2,11 @@
 """What clients notice of a planned move: ``python -m tests.bench.planned_move [ROUNDS]``, as root.
 
 One service moves there and back between two servers of the lab. Client 1 holds 20 locks and writes all the time;
-client 2 wants those locks in vain, and asks for new ones, twice a second, from just before the address goes down until
-after the move; client 1 asks for two while the address is down. A Linux client that was refused because of grace asks
-again 5 s later, or as soon as another request of its own was answered: client 2 has such, client 1 has none. Prints one ``NAME VALUE UNIT`` per line;
-the time line of each round goes to standard error. Fails when a lock, or an acknowledged write, did not survive.
+client 2 wants those locks in vain, and asks for new ones, twice a second, from just before the address goes down
+until after the move; client 1 asks for two while the address is down. A Linux client that was refused because of
+grace asks again 5 s later, or as soon as another request of its own was answered: client 2 has such, client 1 has
+none. Prints one ``NAME VALUE UNIT`` per line; the time line of each round goes to standard error. Fails when a lock,
+or an acknowledged write, did not survive.
 
     planned_write_pause_s                longest time between two acknowledged writes, median of the rounds
     planned_newlock_pause_s              from asking for a new lock to having it, client 2's slowest, median
