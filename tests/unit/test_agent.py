@@ -40,6 +40,14 @@ def test_every_call_is_made_in_the_same_child_and_not_here(agent: Agent) -> None
     assert agent.call(os.getpid, deadline=SECONDS) == first
 
 
+def test_once_started_it_waits_for_no_memory_any_more(agent: Agent) -> None:
+    agent.start()
+    pid = agent.call(os.getpid, deadline=SECONDS)
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    locked, mapped = (int(status[key].split()[0]) for key in ("VmLck", "VmRSS"))
+    assert locked > 0.9 * mapped > 0  # it has touched a little since
+
+
 def test_it_enters_once_and_before_anything_else(tmp_path: Path) -> None:
     entered = tmp_path / "entered"
     agent = Agent("the work", lambda: entered.write_text(f"{os.getpid()}\n{entered.exists()}"))
