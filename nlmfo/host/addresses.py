@@ -219,11 +219,7 @@ def announce_elsewhere(address: IPv4Address, hardware: bytes, link: str) -> None
 
     The frame itself comes from us, lest a switch look for the other node here.
     """
-    own = _hardware_address(link)
-    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
-        wire.bind((link, ETH_P_ARP))
-        for operation in (1, 2):
-            wire.send(arp_frame(address, hardware, operation, sender=own))
+    _gratuitous_arp(address, hardware, link, sender=_hardware_address(link))
 
 
 def _hardware_address(link: str) -> bytes:
@@ -233,11 +229,11 @@ def _hardware_address(link: str) -> bytes:
     return answer[18:24]
 
 
-def _gratuitous_arp(address: IPv4Address, hardware: bytes, link: str) -> None:
+def _gratuitous_arp(address: IPv4Address, hardware: bytes, link: str, *, sender: bytes | None = None) -> None:
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
         wire.bind((link, ETH_P_ARP))
         for operation in (1, 2):
-            wire.send(arp_frame(address, hardware, operation))
+            wire.send(arp_frame(address, hardware, operation, sender=sender))
 
 
 def arp_frame(address: IPv4Address, hardware: bytes, operation: int, *, sender: bytes | None = None) -> bytes:

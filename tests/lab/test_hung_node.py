@@ -26,8 +26,6 @@ STAND_DOWN = 15.0
 FOUND = 15.0
 #: What a node answers clients with, as long as anything of the service is there.
 ANSWERS = "ip netns exec nlmfo-home ip -o -br address show nlmfo0 2> /dev/null || true; pgrep -x nfsd || true"
-
-
 #: Has everybody believe that the address lives on the node that says it.
 HERE_I_AM = """
 import socket, struct
