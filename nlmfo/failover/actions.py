@@ -38,7 +38,7 @@ UNLOCK = 10.0
 #: Seconds for a device to be free that an earlier run unmounted.
 FREE = 10.0
 #: Seconds in which whoever has one of the addresses has to answer: the second, where the last owner has let go itself.
-LISTEN, LISTEN_RECORDED = 0.6, 0.06
+LISTEN, LISTEN_RECORDED = 0.6, 0.2
 #: Seconds for any work with the records, thousands of them on slow storage included.
 STORE = 60.0
 
