@@ -195,7 +195,8 @@ def stop(namespaces: Namespaces) -> None:
 
     def gone() -> bool:
         left = namespaces.processes()
-        for end in filter(None, [_killed(pid) for pid in left]):
+        killed = [_killed(pid) for pid in left]
+        for end in (descriptor for descriptor in killed if descriptor is not None):  # 0 where stdin was closed
             waiting = select.poll()
             waiting.register(end, select.POLLIN)
             waiting.poll(SOON * 1000)  # to look through all processes of a node takes longer
