@@ -138,10 +138,12 @@ class Actions(ABC):
             dropping.verify({device: mountpoint}, seconds=min(UNLOCK, limit.remaining()))
         return ""
 
-    def _note_connections(self) -> None:
+    def _note_connections(self) -> str:
         """Which connections clients have, for the next node: those whose list is lost come back some seconds later."""
-        with suppress(NlmfoError):
-            self.place.call(partial(_note_connections, self.service))
+        try:
+            return f"{self.place.call(partial(_note_connections, self.service))} connections"
+        except (NlmfoError, OSError) as error:
+            return f"its connections are not noted: {error}"
 
     def _note_locks(self, _: Step, limit: Deadline) -> str:
         """What clients hold, for the next node to compare with: nothing can be added any more."""
@@ -347,10 +349,11 @@ def _nothing() -> None:
     """What an agent enters that works on the node itself."""
 
 
-def _note_connections(service: Service) -> None:
+def _note_connections(service: Service) -> int:
     ours = {address.ip for address in service.addresses}
-    with suppress(NlmfoError, OSError):
-        write_connections(service.state, [each for each in sockdiag.established() if each.local in ours])
+    found = [each for each in sockdiag.established() if each.local in ours]
+    write_connections(service.state, found)
+    return len(found)
 
 
 def _collected(keeper: Keeper, record: OwnerRecord | None) -> int:

@@ -59,8 +59,7 @@ class HostActions(Actions):
 
     def _freeze(self, _: Step, __: Deadline) -> str:
         shared.tell_callout(self.config, frozen=[self.service.name])
-        self._note_connections()
-        return ""
+        return self._note_connections()
 
     def _thaw(self, _: Step, __: Deadline) -> str:
         self._with_store(lambda: discard_locks(self.service.state))

@@ -10,7 +10,7 @@ from nlmfo.config import Config, Isolation, Service
 from nlmfo.errors import NlmfoError
 from nlmfo.failover import shared
 from nlmfo.failover.observe import Observed
-from nlmfo.host import addresses, daemons, exports, node_addresses, node_exports, node_locks, partitions, view
+from nlmfo.host import addresses, daemons, exports, node_addresses, node_exports, node_locks, own_nfsd, partitions, view
 from nlmfo.host.namespaces import Namespaces
 from nlmfo.host.node import Node
 from nlmfo.kernel import grace, nfsd
@@ -37,7 +37,7 @@ def _in_namespaces(config: Config, service: Service, owner: OwnerRecord | None, 
     namespaces = Namespaces(service.name)
     isolated = namespaces.exist() and namespaces.call(view.put_in_place_already)
     callout = callout_addresses(view.on_node(namespaces, CALLOUT_CONFIG)) if isolated else {}
-    threads, in_grace, exported = namespaces.call(_inside) if isolated else (0, False, frozenset())
+    threads, set_up, in_grace, exported = namespaces.call(_inside) if isolated else (0, False, False, frozenset())
     told = _told(service) if threads > 0 and len(mounted) == len(service.partitions) else False
     return Observed(
         owner=owner,
@@ -47,6 +47,7 @@ def _in_namespaces(config: Config, service: Service, owner: OwnerRecord | None, 
         isolated=isolated,
         traces=namespaces.traces(),
         threads=threads,
+        set_up=set_up,
         in_grace=in_grace,
         exported=exported,
         addresses=frozenset(a.ip for a in service.addresses if isolated and addresses.is_up(namespaces, a.ip)),
@@ -100,6 +101,7 @@ def _named(answers: Mapping[str, bool | None], answer: bool | None) -> tuple[str
     return tuple(name for name, found in answers.items() if found is answer)
 
 
-def _inside() -> tuple[int, bool, frozenset[str]]:
+def _inside() -> tuple[int, bool, bool, frozenset[str]]:
     text = exports.ETAB.read_text(encoding="utf-8", errors="surrogateescape")
-    return nfsd.threads(), grace.on(), frozenset(str(path) for path in exports.parse(text))
+    exported = frozenset(str(path) for path in exports.parse(text))
+    return nfsd.threads(), own_nfsd.is_set_up(), grace.on(), exported

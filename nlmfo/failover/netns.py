@@ -15,7 +15,7 @@ from nlmfo.failover.actions import Actions, Standpoint, announced, callout_entri
 from nlmfo.failover.events import Sink
 from nlmfo.failover.keeper import Keeper, Place
 from nlmfo.failover.plan import Action, Step
-from nlmfo.host import addresses, daemons, exports, partitions, view
+from nlmfo.host import addresses, daemons, exports, own_nfsd, partitions, view
 from nlmfo.host.namespaces import Namespaces
 from nlmfo.host.tickle import tickle
 from nlmfo.kernel import dropping, locks, syscalls
@@ -61,6 +61,7 @@ class NetnsActions(Actions):
             Action.ISOLATE: self._isolate,
             Action.EXPORT: self._export,
             Action.START_DAEMONS: self._start_daemons,
+            Action.SET_UP_NFSD: self._set_up_nfsd,
             Action.START_NFSD: self._start_nfsd,
             Action.ADDRESS_UP: self._address_up,
             Action.THAW: self._thaw,
@@ -72,8 +73,7 @@ class NetnsActions(Actions):
     def _freeze(self, _: Step, __: Deadline) -> str:
         """From here on statd's forgetting deletes no record: kernels >= 6.4 make it forget all when nfsd stops."""
         self._write_callout_config(frozen=True)
-        self._note_connections()
-        return ""
+        return self._note_connections()
 
     def _address_down(self, _: Step, __: Deadline) -> str:
         addresses.take_down(self.namespaces)
@@ -94,7 +94,7 @@ class NetnsActions(Actions):
 
     def _stop_nfsd(self, _: Step, limit: Deadline) -> str:
         clients = len(self._with_store(self.keeper.on_record, limit))
-        daemons.stop_nfsd(self.namespaces, clients)
+        own_nfsd.stop(self.namespaces, clients)
         return f"{clients} clients on record"
 
     def _stop_daemons(self, _: Step, __: Deadline) -> str:
@@ -125,6 +125,10 @@ class NetnsActions(Actions):
             daemons.start_tracking(self.namespaces, view.NFSDCLD)
         return ""
 
+    def _set_up_nfsd(self, _: Step, __: Deadline) -> str:
+        own_nfsd.prepare(self.namespaces, self.service)
+        return ""
+
     def _export(self, _: Step, __: Deadline) -> str:
         """Also the callout and the keeper go to work: the records are there, and of this generation."""
         self.keeper.open_live(view.statd_user())
@@ -135,7 +139,7 @@ class NetnsActions(Actions):
     def _start_nfsd(self, _: Step, __: Deadline) -> str:
         if not self._tracks_nobody():
             daemons.start_tracking(self.namespaces, self.service.state / "nfsdcld")
-        daemons.start_nfsd(self.namespaces, self.service)
+        own_nfsd.start(self.namespaces, self.service)
         return "lockd is in grace"
 
     def _tracks_nobody(self) -> bool:

@@ -18,6 +18,7 @@ class Observed:
     ``isolated``: the service's own namespaces are there and whole; ``traces``: something of them is left.
     ``attached``: the callout of the rpc.statd that runs here writes this service's records.
     ``threads`` and ``in_grace`` are those of the nfsd that serves it, in host isolation the node's.
+    ``set_up``: there is an nfsd of the service's own, be it without threads yet.
     ``told``: everybody who was on record when this generation began has been sent a notice since.
     ``frozen``: the callout deletes nothing, because a release was under way.
     ``kept``: the process that keeps the records in order runs.
@@ -45,6 +46,7 @@ class Observed:
     listed: bool = False
     per_address: bool = False
     unread: tuple[str, ...] = ()
+    set_up: bool = False
 
     def anything(self) -> bool:
         """Whether anything of the service is left on this node."""

@@ -46,6 +46,7 @@ class Action(StrEnum):
     ISOLATE = "make namespaces"
     EXPORT = "export"
     START_DAEMONS = "start daemons"
+    SET_UP_NFSD = "set up nfsd"
     START_NFSD = "start nfsd in grace"
     GRACE = "put the node's nfsd into grace"
     ADDRESS_UP = "address up"
@@ -77,6 +78,7 @@ WHY: dict[Action, str] = {
     Action.RECORDS: "everybody on record may hold a lock, and is owed a notice from now on",
     Action.ISOLATE: "the service is an NFS server of its own: its grace and its locks are nobody else's",
     Action.START_DAEMONS: "lockd grants nothing while statd cannot put the client on record",
+    Action.SET_UP_NFSD: "versions, times and ports; without threads nobody is answered, and no grace begins",
     Action.EXPORT: "a reclaim that finds no export is lost",
     Action.START_NFSD: "grace is on before the first packet can arrive",
     Action.GRACE: "only in grace are reclaims granted and other requests refused",
@@ -143,7 +145,8 @@ ORDER: tuple[tuple[Action, Action], ...] = (
     (Action.ISOLATE, Action.EXPORT),
     (Action.EXPORT, Action.START_NFSD),
     (Action.EXPORT, Action.GRACE),
-    (Action.START_DAEMONS, Action.START_NFSD),
+    (Action.START_DAEMONS, Action.SET_UP_NFSD),
+    (Action.SET_UP_NFSD, Action.START_NFSD),
     (Action.START_NFSD, Action.ADDRESS_UP),
     (Action.EXPORT, Action.KEEP),
     (Action.KEEP, Action.GRACE),
@@ -199,6 +202,7 @@ def _to_begin(service: Service, seen: Observed) -> Iterator[Step]:
         # What needs no partition comes first: clients have been waiting since the address went down elsewhere.
         yield Step(Action.ISOLATE, service.interface)
         yield Step(Action.START_DAEMONS, "rpcbind, statd, mountd, nlmfo keep")
+        yield Step(Action.SET_UP_NFSD, f"NFS version {', '.join(service.versions)}")
     yield Step(Action.PROVE, addresses)
     yield Step(Action.CLAIM, service.name)
     for partition in service.mount_order:
@@ -243,6 +247,7 @@ def _out_of_namespaces(service: Service, seen: Observed) -> Iterator[Step]:
         if seen.threads:
             yield from _to_note(service, seen)
             yield from _each(Action.UNLOCK, [p for p in mounted if _within_reach(service, p)])
+        if seen.set_up:
             yield Step(Action.STOP_NFSD, f"{seen.threads} threads")
     yield from _each(Action.VERIFY_UNLOCKED, mounted)
     if seen.isolated:

@@ -6,7 +6,7 @@ rpc.statd   keeps the list of clients (SM_MON from lockd), with our callout; nev
 rpc.mountd  answers mount requests and the kernel's questions about exports
 nfsdcld     NFSv4 client tracking; also for an NFSv3 service, because without it the kernel's NFSv4 grace of 90 s
             keeps NLM in grace and nothing can end it
-nfsd        kernel threads, started with rpc.nfsd
+nfsd        kernel threads: see nlmfo.host.own_nfsd
 """
 
 from __future__ import annotations
@@ -24,12 +24,11 @@ from pathlib import Path
 
 from nlmfo.config import Service
 from nlmfo.deadline import Deadline, poll_until
-from nlmfo.errors import CommandFailed, DeadlineExceeded, NlmfoError
+from nlmfo.errors import DeadlineExceeded, NlmfoError
 from nlmfo.host import view
 from nlmfo.host.addresses import Address
 from nlmfo.host.namespaces import Namespaces
 from nlmfo.host.surroundings import Surroundings
-from nlmfo.kernel import lockd, nfsd, nfsd_settings
 from nlmfo.notify import NotServing, null_call
 from nlmfo.plain import plain
 from nlmfo.run import spawn
@@ -136,54 +135,9 @@ def _keeper(place: Surroundings) -> int | None:
     return pid if words[-3:-1] == [b"keep", place.service.encode()] else None
 
 
-def start_nfsd(namespaces: Namespaces, service: Service) -> None:
-    """Start the kernel's nfsd and lockd in the service's namespaces, and read back that both are in grace."""
-    off = [word for version in unwanted_by_nfsd(service) for word in ("--no-nfs-version", version)]
-    grace = ["--grace-time", str(service.grace), "--lease-time", str(service.grace)] if service.grace else []
-    try:
-        namespaces.run("rpc.nfsd", *off, *grace, "--", str(service.threads), deadline=START)
-    except CommandFailed as error:
-        raise NlmfoError(
-            f"service '{service.name}': nfsd does not start: {error}",
-            hint="'dmesg' on this node may say more; 'nlmfo check' tells what its kernel has",
-        ) from error
-    if namespaces.call(nfsd.threads) != service.threads:
-        raise NlmfoError(f"service '{service.name}': rpc.nfsd reported success, but its threads do not run")
-    missing = set(service.versions) - namespaces.call(nfsd_settings.versions).on
-    if missing:
-        raise NlmfoError(
-            f"service '{service.name}': this kernel's nfsd does not serve NFS version {', '.join(sorted(missing))}",
-            hint="take it out of 'versions' in the service's file, or run a kernel that has it on every node",
-        )
-    if not namespaces.call(lockd.in_grace):
-        raise NlmfoError(
-            f"service '{service.name}': nfsd started, but lockd is not in grace: reclaims would be refused",
-            hint="an NFSv3 client mount inside the service's network namespace keeps lockd alive: unmount it",
-        )
-
-
 def unwanted(service: Service) -> tuple[str, ...]:
-    """The NFS versions to switch off altogether, as rpc.mountd and rpc.nfsd take them."""
+    """The NFS versions to switch off altogether, as rpc.mountd and nfsd take them."""
     return tuple(version for version in ("3", "4") if not any(v.startswith(version) for v in service.versions))
-
-
-def unwanted_by_nfsd(service: Service) -> tuple[str, ...]:
-    """The same, and the minor versions that are not listed; "4" stands for all of them."""
-    off = unwanted(service)
-    if "4" in off or "4" in service.versions:
-        return off
-    return (*off, *(minor for minor in ("4.0", "4.1", "4.2") if minor not in service.versions))
-
-
-def stop_nfsd(namespaces: Namespaces, clients: int) -> None:
-    """Stop the kernel's nfsd in the service's namespaces; its lockd goes with it.
-
-    lockd takes each of its ``clients`` off statd's list while it stops, one after the other, and waits for statd
-    each time: so statd still has to run (without it each took more than a second), and the deadline grows.
-    """
-    deadline = STOP + STOP_EACH * clients
-    namespaces.call(nfsd.stop, deadline=deadline)
-    poll_until("nfsd to stop", lambda: namespaces.call(nfsd.threads) == 0, Deadline(deadline))
 
 
 def stop(namespaces: Namespaces) -> None:

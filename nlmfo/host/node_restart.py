@@ -19,13 +19,14 @@ from typing import Self
 
 from nlmfo.deadline import Deadline, poll_until
 from nlmfo.errors import NlmfoError, Refused
-from nlmfo.host import daemons, mounts, nfs_conf, node_listeners, own_mounts
+from nlmfo.host import daemons, mounts, nfs_conf, nfsd_setup, own_mounts
 from nlmfo.host.namespaces import RUN
+from nlmfo.host.nfsd_setup import Setup
 from nlmfo.host.surroundings import Surroundings
-from nlmfo.kernel import dropping, lockd, lockd_settings, locks, nfsd, nfsd_settings
+from nlmfo.kernel import dropping, lockd, locks, nfsd, nfsd_settings
 from nlmfo.kernel.dropping import Kernel
 from nlmfo.kernel.files import PROC, ControlFiles
-from nlmfo.kernel.nfsd_settings import Listener, Time, Versions
+from nlmfo.kernel.nfsd_settings import Listener, Versions
 from nlmfo.run import run
 
 NOTE = RUN / "nfsd.json"
@@ -135,36 +136,14 @@ def _start_again(
 
 
 def _start(place: Surroundings, settings: Settings, grace: int | None, files: ControlFiles) -> None:
-    """In the kernel's order: with the first listener nfsd counts as running, and takes no other setting."""
+    setup = Setup(settings.versions, settings.listeners, grace)
     try:
-        place.call(lambda: _prepare(settings, grace, files), deadline=daemons.START)
+        place.call(lambda: nfsd_setup.prepare(setup, files=files), deadline=daemons.START)
+        nfsd_setup.set_grace_of_lockd(grace, files=files)
         place.call(lambda: _run_threads(place, settings.threads, files), deadline=daemons.START)
     except NlmfoError as error:
         error.hint = error.hint or START_BY_HAND
         raise
-
-
-def _prepare(settings: Settings, grace: int | None, files: ControlFiles) -> None:
-    there = nfsd_settings.listeners(files=files)
-    if not there:  # else it was prepared before, by a run that was cut short
-        _set_versions(settings.versions, files)
-        _set_grace(grace, files)
-    for listener in settings.listeners:
-        if listener not in there:
-            node_listeners.add(listener, files=files)
-
-
-def _set_versions(versions: Versions, files: ControlFiles) -> None:
-    if nfsd_settings.versions(files=files) != versions:
-        nfsd_settings.set_versions(on=versions.on, off=versions.off, files=files)
-
-
-def _set_grace(grace: int | None, files: ControlFiles) -> None:
-    """Both keepers' (see nlmfo.kernel.lockd), as rpc.nfsd --grace-time does; a lease is as long, as in namespaces."""
-    if grace is not None:
-        for time in (Time.LEASE, Time.GRACE):
-            nfsd_settings.set_seconds(time, grace, files=files)
-        lockd_settings.write(lockd_settings.Setting.GRACE_PERIOD, grace, files=files)
 
 
 def _run_threads(place: Surroundings, threads: int, files: ControlFiles) -> None:

@@ -47,7 +47,11 @@ def set_threads(count: int, *, files: ControlFiles = PROC) -> None:
         errno.ENOENT: NOT_THERE,
         errno.EINVAL: Meaning("that is no number of threads"),
         errno.EIO: Meaning("the kernel has no socket to listen on", "add a listener first, such as tcp on port 2049"),
-        errno.EADDRINUSE: Meaning("the port is taken", "another NFS server runs in this namespace"),
+        errno.EADDRINUSE: Meaning(
+            "the port is taken",
+            "another NFS server runs in this namespace, or lockd's own port is in use (nlm_tcpport and nlm_udpport "
+            "in /proc/sys/fs/nfs); 'ss -lntup' shows by whom",
+        ),
     }
     with explained(f"running {count} nfsd threads", meanings):
         files.write(CONTROL / "threads", b"%d\n" % count)

@@ -207,10 +207,11 @@ SITUATIONS = (
     ),
     Situation(
         "nfsd does not start",
-        *replaced("/usr/sbin/rpc.nfsd", "echo rpc.nfsd: errno 111 >&2; exit 1"),
+        "echo 111 > /proc/sys/fs/nfs/nlm_tcpport",  # rpcbind's
+        "echo 0 > /proc/sys/fs/nfs/nlm_tcpport",
         1,
-        "start nfsd in grace: .*rpc.nfsd.* ended with status 1: rpc.nfsd: errno 111",
-        "dmesg",
+        "start nfsd in grace: .*nfsd does not start: running 8 nfsd threads: the port is taken",
+        "nlm_tcpport",
     ),
     Situation(
         "rpcbind is not installed",

@@ -112,6 +112,7 @@ class Spot:
     frozen: bool = False
     kept: bool = False
     threads: int = 0
+    set_up: bool = False
     grace: bool = False
     locks: set[str] = field(default_factory=set)
     ready: int = field(default=0, compare=False)
@@ -271,6 +272,7 @@ class Cluster:
             isolated=spot.isolated,
             traces=spot.isolated,
             threads=server.threads,
+            set_up=spot.set_up,
             in_grace=server.grace,
             exported=frozenset(str(e.path) for e in service.exports) if spot.exported else frozenset(),
             addresses=frozenset(a.ip for a in service.addresses) if spot.addresses else frozenset(),
@@ -549,8 +551,9 @@ class Hands:
         self.spot.locks.clear()
 
     def _stop_nfsd(self, _: Step) -> None:
-        self._forget(self.spot, self.records)
-        self.spot.threads, self.spot.grace = 0, False
+        if self.spot.threads:
+            self._forget(self.spot, self.records)
+        self.spot.threads, self.spot.grace, self.spot.set_up = 0, False, False
 
     def _verify_unlocked(self, _: Step) -> None:
         _need(not self.spot.locks, "locks are left")
@@ -573,12 +576,13 @@ class Hands:
         _need(state is None or state.uuid in self.spot.mounted, "the records are not mounted")
 
     def _unisolate(self, _: Step) -> None:
-        _need(not self.spot.link and not self.spot.daemons and not self.spot.kept, "namespaces in use")
+        used = self.spot.link or self.spot.daemons or self.spot.kept or self.spot.set_up
+        _need(not used, "namespaces in use")
         self.spot.isolated = self.spot.frozen = self.spot.attached = False
 
     def _umount(self, step: Step) -> None:
         spot = self.spot
-        own = spot.daemons or spot.isolated or spot.threads
+        own = spot.daemons or spot.isolated or spot.threads or spot.set_up
         _need(not (spot.exported or spot.locks or spot.kept or (own and not self.host)), "target is busy")
         _need(self.service.state / "runs" not in self.cluster.shared_journals, "target is busy: the journal is open")
         self.spot.mounted.remove(self._uuid(step))
@@ -633,8 +637,12 @@ class Hands:
         self.cluster.moment()
         self.spot.daemons = True
 
-    def _start_nfsd(self, _: Step) -> None:
+    def _set_up_nfsd(self, _: Step) -> None:
         _need(self.spot.daemons, "no daemons")
+        self.spot.set_up = True
+
+    def _start_nfsd(self, _: Step) -> None:
+        _need(self.spot.set_up, "the kernel has no socket to listen on")
         _need(self.spot.exported, "nothing is exported")
         self.spot.threads, self.spot.grace = 8, True
 

@@ -98,6 +98,7 @@ def observed(
     isolated: bool = False,
     traces: bool | None = None,
     threads: int = 0,
+    set_up: bool | None = None,
     in_grace: bool = False,
     exported: bool = False,
     addresses: bool = False,
@@ -109,7 +110,10 @@ def observed(
     untold: tuple[str, ...] = (),
     per_address: bool = False,
 ) -> Observed:
-    """``mounted``: how many of the partitions, in mount order. Namespaces leave traces; who owns is listed."""
+    """``mounted``: how many of the partitions, in mount order. Namespaces leave traces; who owns is listed.
+
+    An nfsd in them that runs is set up.
+    """
     up: frozenset[IPv4Address | IPv6Address] = frozenset(a.ip for a in of.addresses) if addresses else frozenset()
     return Observed(
         owner=owner,
@@ -119,6 +123,7 @@ def observed(
         isolated=isolated,
         traces=isolated if traces is None else traces,
         threads=threads,
+        set_up=isolated and threads > 0 if set_up is None else set_up,
         in_grace=in_grace,
         exported=frozenset(str(e.path) for e in of.exports) if exported else frozenset(),
         addresses=up,

@@ -25,7 +25,7 @@ from nlmfo.failover.netns import NetnsActions
 from nlmfo.failover.plan import Action, Step
 from nlmfo.failover.progress import Locks, Progress, Waiting
 from nlmfo.failover.watch import Watch
-from nlmfo.host import daemons, mmp, own_mounts, partitions, probe
+from nlmfo.host import daemons, mmp, own_mounts, own_nfsd, partitions, probe
 from nlmfo.host.namespaces import Namespaces
 from nlmfo.host.node import Node
 from nlmfo.host.view import StatdUser
@@ -105,6 +105,7 @@ def test_what_a_plan_can_have_the_hands_of_one_isolation_or_the_other_can_do(
         Action.ISOLATE,
         Action.UNISOLATE,
         Action.START_DAEMONS,
+        Action.SET_UP_NFSD,
         Action.START_NFSD,
         Action.STOP_NFSD,
     }
@@ -533,7 +534,7 @@ def test_nfsd_has_time_to_stop_for_each_client_on_record(
     isolated: NetnsActions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stopped: list[int] = []
-    monkeypatch.setattr(daemons, "stop_nfsd", lambda _, clients: stopped.append(clients))
+    monkeypatch.setattr(own_nfsd, "stop", lambda _, clients: stopped.append(clients))
     isolated.keeper.begin(StatdUser(os.geteuid(), os.getegid()))
     for client in CLIENTS:
         isolated.keeper.shared.add(isolated.service.addresses[0].ip, client, "home")

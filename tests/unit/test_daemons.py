@@ -18,7 +18,7 @@ from typing import TypeVar
 import inotify_simple
 import pytest
 
-from nlmfo.errors import CommandFailed, DeadlineExceeded, NlmfoError
+from nlmfo.errors import DeadlineExceeded, NlmfoError
 from nlmfo.host import daemons, view
 from nlmfo.host.daemons import (
     KEEPER,
@@ -33,16 +33,12 @@ from nlmfo.host.daemons import (
     programs,
     start,
     start_keeper,
-    start_nfsd,
     start_tracking,
     stop_keeper,
     unwanted,
-    unwanted_by_nfsd,
 )
 from nlmfo.host.namespaces import Namespaces
 from nlmfo.host.node import Node
-from nlmfo.kernel import lockd, nfsd, nfsd_settings
-from nlmfo.kernel.nfsd_settings import Versions
 from tests.unit import shapes
 
 T = TypeVar("T")
@@ -70,20 +66,6 @@ def test_the_program_numbers_are_the_registered_ones() -> None:
         "nfsd": (100003, 3),
         "lockd": (100021, 4),
     }
-
-
-@pytest.mark.parametrize(
-    ("versions", "off"),
-    [
-        (("3",), ("4",)),
-        (("3", "4"), ()),
-        (("4",), ("3",)),
-        (("3", "4.1"), ("4.0", "4.2")),
-        (("4.1", "4.2"), ("3", "4.0")),
-    ],
-)
-def test_nfsd_serves_no_minor_version_that_is_not_listed(versions: tuple[str, ...], off: tuple[str, ...]) -> None:
-    assert unwanted_by_nfsd(replace(shapes.service(), versions=versions)) == off
 
 
 def started(pid: int, log: Path) -> Started:
@@ -131,39 +113,6 @@ class SurroundedByNobody(Node):
 
     def open_socket(self, family: int, kind: int) -> socket.socket:
         raise DeadlineExceeded(f"an answer ({family}, {kind})", 0)
-
-
-@pytest.mark.parametrize(
-    ("wanted", "served", "said"),
-    [
-        (("3",), "-3 +4 +4.1 +4.2", "does not serve NFS version 3"),
-        (("3", "4.2"), "+3 +4 +4.1", "does not serve NFS version 4.2"),
-        (("3",), "+3 -4", "lockd is not in grace"),
-    ],
-)
-def test_nfsd_that_runs_without_what_the_service_needs_has_not_started(
-    monkeypatch: pytest.MonkeyPatch, wanted: tuple[str, ...], served: str, said: str
-) -> None:
-    service = replace(shapes.service(), versions=wanted)
-    on = frozenset(word[1:] for word in served.split() if word.startswith("+"))
-    monkeypatch.setattr(InPlace, "run", lambda *_, **__: "")
-    monkeypatch.setattr(nfsd, "threads", lambda: service.threads)
-    monkeypatch.setattr(nfsd_settings, "versions", lambda: Versions(on, frozenset()))
-    monkeypatch.setattr(lockd, "in_grace", lambda: False)
-    with pytest.raises(NlmfoError, match=said) as caught:
-        start_nfsd(InPlace(service.name), service)
-    assert caught.value.hint
-
-
-def test_nfsd_that_does_not_start_is_told_with_what_it_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_: InPlace, *argv: str, **__: float) -> str:
-        raise CommandFailed(argv, 1, "rpc.nfsd: errno 111")
-
-    monkeypatch.setattr(InPlace, "run", fail)
-    with pytest.raises(NlmfoError, match=r"nfsd does not start: .*errno 111") as caught:
-        start_nfsd(InPlace("home"), shapes.service())
-    assert caught.value.hint is not None
-    assert "dmesg" in caught.value.hint
 
 
 class InPlace(Namespaces):

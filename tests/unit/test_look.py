@@ -19,9 +19,9 @@ from nlmfo.failover import look as looking
 from nlmfo.failover import shared
 from nlmfo.failover.look import look
 from nlmfo.failover.observe import Observed
-from nlmfo.host import addresses, daemons, exports, node_addresses, node_exports, node_locks, partitions, view
+from nlmfo.host import addresses, daemons, exports, node_addresses, node_exports, node_locks, own_nfsd, partitions, view
 from nlmfo.host.namespaces import Namespaces
-from nlmfo.kernel import grace, lockd, nfsd, syscalls
+from nlmfo.kernel import grace, lockd, nfsd, nfsd_settings, syscalls
 from nlmfo.ownership.record import OwnerRecord, Standing
 from nlmfo.ownership.registry import DirectoryRegistry, Registry
 from nlmfo.records import CalloutEntry, Store, callout_config, directory_name, write_callout_config
@@ -178,7 +178,11 @@ class Isolated:
         self.threads(8)
 
     def threads(self, number: int) -> None:
-        self.patch.setattr(nfsd, "threads", lambda: number)
+        self.patch.setattr(nfsd, "threads", lambda **_: number)
+        self.listen(bool(number))
+
+    def listen(self, yes: bool) -> None:
+        self.patch.setattr(nfsd_settings, "listeners", lambda **_: own_nfsd.LISTENERS if yes else ())
 
     def look(self) -> Observed:
         return look(self.config, self.service, self.registry)
@@ -226,6 +230,17 @@ def test_records_that_nobody_serves_from_are_not_touched(isolated: Isolated, mis
         isolated.mounted.pop()
     seen = isolated.look()
     assert (seen.told, seen.unread) == (False, ())
+
+
+@pytest.mark.parametrize(("threads", "listens", "set_up"), [(8, True, True), (0, True, True), (0, False, False)])
+def test_an_nfsd_without_threads_is_there_while_it_has_a_socket(
+    isolated: Isolated, threads: int, listens: bool, set_up: bool
+) -> None:
+    """Its socket would keep the service's network after the namespaces were taken down."""
+    isolated.threads(threads)
+    isolated.listen(listens)
+    seen = isolated.look()
+    assert (seen.threads, seen.set_up) == (threads, set_up)
 
 
 @pytest.mark.parametrize("frozen", [True, False])

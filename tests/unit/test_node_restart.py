@@ -147,11 +147,11 @@ def test_the_order_of_writes_is_the_only_one_that_the_kernel_takes() -> None:
         ("between", ""),
         ("nfsv4leasetime", "20\n"),
         ("nfsv4gracetime", "20\n"),
-        ("nlm_grace_period", "20\n"),
         ("portlist", "1020494\n"),
         ("portlist", "1020496\n"),
         ("portlist", "2020494\n"),
         ("portlist", "2020496\n"),
+        ("nlm_grace_period", "20\n"),
         ("threads", "16\n"),
     ]
 
@@ -227,8 +227,13 @@ def test_a_start_that_fails_says_what_to_do_and_leaves_the_note(monkeypatch: pyt
 
     monkeypatch.setattr(node_listeners, "add", add)
     fake.writes.clear()
-    restart(fake, grace=20)  # with a listener the kernel takes no such setting any more
-    assert short(fake) == [("portlist", "2020494\n"), ("portlist", "2020496\n"), ("threads", "16\n")]
+    restart(fake, grace=20)  # with a listener nfsd takes no such setting any more; lockd does
+    assert short(fake) == [
+        ("portlist", "2020494\n"),
+        ("portlist", "2020496\n"),
+        ("nlm_grace_period", "20\n"),
+        ("threads", "16\n"),
+    ]
 
 
 def test_a_run_that_was_killed_while_nfsd_was_down_is_made_good_by_the_next() -> None:

@@ -33,7 +33,8 @@ TAKEOVER_NEEDS = {
     Action.RECORDS: {Action.CLAIM, Action.MOUNT},
     Action.EXPORT: {Action.MOUNT, Action.ISOLATE, Action.RECORDS},
     Action.START_DAEMONS: {Action.ISOLATE},
-    Action.START_NFSD: {Action.START_DAEMONS, Action.MOUNT, Action.RECORDS, Action.EXPORT},
+    Action.SET_UP_NFSD: {Action.ISOLATE, Action.START_DAEMONS},
+    Action.START_NFSD: {Action.START_DAEMONS, Action.SET_UP_NFSD, Action.MOUNT, Action.RECORDS, Action.EXPORT},
     Action.GRACE: {Action.MOUNT, Action.RECORDS, Action.EXPORT, Action.KEEP},
     Action.ADDRESS_UP: {
         *(Action.CLAIM, Action.MOUNT, Action.EXPORT, Action.START_DAEMONS, Action.START_NFSD, Action.GRACE)
@@ -62,7 +63,10 @@ RELEASE_NEEDS = {
 
 
 #: What one isolation has and the other does not.
-ONLY_NETNS = {Action.ISOLATE, Action.START_DAEMONS, Action.START_NFSD, Action.STOP_NFSD, Action.UNISOLATE}
+ONLY_NETNS = {
+    *(Action.ISOLATE, Action.START_DAEMONS, Action.SET_UP_NFSD, Action.START_NFSD),
+    *(Action.STOP_NFSD, Action.UNISOLATE),
+}
 ONLY_HOST = {Action.KEEP, Action.GRACE, Action.DETACH}
 
 
@@ -109,13 +113,15 @@ def observations(draw: st.DrawFn) -> tuple[Service, Observed]:
     host = service.isolation is Isolation.HOST
     isolated = not host and draw(st.booleans())
     there = isolated or host
+    threads = draw(st.integers(0, 8)) if there else 0
     seen = shapes.observed(
         service,
         owned=draw(st.booleans()),
         mounted=draw(st.integers(0, len(service.partitions))),
         isolated=isolated,
         traces=isolated or draw(st.booleans()),
-        threads=draw(st.integers(0, 8)) if there else 0,
+        threads=threads,
+        set_up=isolated and (threads > 0 or draw(st.booleans())),
         exported=there and draw(st.booleans()),
         addresses=there and draw(st.booleans()),
         attached=there and draw(st.booleans()),
@@ -131,7 +137,8 @@ def observations(draw: st.DrawFn) -> tuple[Service, Observed]:
 def test_a_takeover_begins_with_the_claim_and_notifies_when_all_else_is_up(service: Service) -> None:
     ready, steps = (actions(part) for part in prelude(takeover(service)))
     # Before anything is proved only what is nobody else's business: no mount, no address.
-    assert ready == ([Action.ISOLATE, Action.START_DAEMONS] if service.isolation is Isolation.NETNS else [])
+    own = [Action.ISOLATE, Action.START_DAEMONS, Action.SET_UP_NFSD]
+    assert ready == (own if service.isolation is Isolation.NETNS else [])
     assert steps[:2] == [Action.PROVE, Action.CLAIM]
     assert steps[-3:] == [Action.ANSWER, Action.NOTIFY, Action.RECLAIM]
 
@@ -294,7 +301,7 @@ def test_a_release_takes_down_exactly_what_is_there(case: tuple[Service, Observe
     assert set(subjects(plan, Action.UNLOCK)) == (mounted if seen.threads else set())
     if service.isolation is Isolation.NETNS:
         assert (Action.UNISOLATE in planned) is (seen.isolated or seen.traces)
-        assert (Action.STOP_NFSD in planned) is (seen.threads > 0)
+        assert (Action.STOP_NFSD in planned) is seen.set_up
         for action in (Action.ADDRESS_DOWN, Action.UNEXPORT, Action.STOP_DAEMONS):
             assert (action in planned) is seen.isolated
         # Records that the callout does not write to are another node's, or not even mounted.

@@ -933,7 +933,7 @@ def test_a_takeover_that_waits_gets_ready_what_it_can_before_the_other_node_lets
     ready: list[Action] = []
     assert moving.cluster.takeover(HERE, "home", wait=60.0, sink=released_by_the_other_node(moving, ready)) is True
     assert moving.log.of(AwaitingRelease) == [AwaitingRelease("home", THERE)]
-    assert ready == [Action.ISOLATE, Action.START_DAEMONS]
+    assert ready == [Action.ISOLATE, Action.START_DAEMONS, Action.SET_UP_NFSD]
     assert moving.serves()
     assert standing(moving.owner()) == (2, HERE, "serving")
     assert moving.spot.locks == moving.cluster.holding["home"]
