@@ -111,6 +111,7 @@ class NetnsActions(Actions):
         user = view.statd_user()
         self.namespaces.create()
         view.prepare(self.namespaces, self.service, user, view.callout_program())
+        exports.prepare(self.namespaces, self.service)
         addresses.create_link(self.namespaces, self.service.interface)
         self._devices()
         self._routes = addresses.routes_of(self.service.interface)

@@ -1,19 +1,24 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The service's export table: exports(5) in the service's own /etc/exports, loaded with exportfs(8)."""
+"""The service's export table: exports(5) in the service's own /etc/exports, made into a table by exportfs(8)."""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
+from functools import partial
 from pathlib import Path
 
 from nlmfo.config import Export, Service
 from nlmfo.errors import CommandFailed, NlmfoError
 from nlmfo.host.namespaces import Namespaces
-from nlmfo.host.surroundings import Surroundings
-from nlmfo.kernel import caches
+from nlmfo.kernel import caches, exportable
+from nlmfo.plain import plain
+from nlmfo.run import run
 
 QUICK = 30.0
+#: What exportfs says of a path that is not there (validate_export in utils/exportfs).
+NOT_THERE = "Failed to stat"
 ETAB = Path("/var/lib/nfs/etab")
 MUST = "the path must exist on the partition, and its file system must be one that can be exported"
 #: Characters in an option's value that would end it, or spoil the line of etab that it is copied to as it is.
@@ -64,16 +69,61 @@ def _octal(character: str) -> str:
     return "".join(f"\\{byte:03o}" for byte in character.encode())
 
 
+def prepare(namespaces: Namespaces, service: Service) -> None:
+    """Have exportfs(8) make the table of everything that the service's file lists, and keep it aside.
+
+    Its paths need not be there yet: whether they can be exported, ``load`` sees. So a mistake in an option is found
+    before anybody waits, and nobody waits for exportfs.
+    """
+    found, said = namespaces.call(_prepare)
+    listed = [path for path, _ in entries(found)]
+    for export in service.exports:
+        if listed.count(export.path) < len(export.clients):
+            raise NlmfoError(
+                f"service '{service.name}': exportfs does not export {export.path} to each of its clients"
+                + (f": {said}" if said else ""),
+                hint="correct the export's 'clients' in the service's file: see exports(5)",
+            )
+
+
 def load(namespaces: Namespaces, service: Service) -> None:
-    """Export everything that the service's file lists, and see all of it in the table."""
+    """Export everything, by the table that was prepared, and see all of it in the table."""
+    paths = {export.path for export in service.exports}
     try:
-        namespaces.run("exportfs", "-r")
-    except CommandFailed as error:
-        raise NlmfoError(f"service '{service.name}': {error}", hint=MUST) from error
-    missing = {export.path for export in service.exports} - table(namespaces)
+        there = namespaces.call(partial(_load, tuple(sorted(paths))))
+    except NlmfoError as error:
+        raise NlmfoError(f"service '{service.name}': {error}", hint=error.hint or MUST) from error
+    missing = paths - parse(there)
     if missing:
-        names = ", ".join(str(path) for path in sorted(missing))
-        raise NlmfoError(f"service '{service.name}': exportfs did not export {names}", hint=MUST)
+        raise NlmfoError(f"service '{service.name}': not exported: {', '.join(map(str, sorted(missing)))}", hint=MUST)
+
+
+def _prepare() -> tuple[str, str]:
+    """The table, and what exportfs says, but for that the paths are not there. Runs in the service's namespaces."""
+    said = ""
+    try:
+        run(["exportfs", "-r"], deadline=QUICK)
+    except CommandFailed as error:
+        said = "; ".join(plain(line) for line in error.stderr.splitlines() if NOT_THERE not in line)
+    ETAB.replace(_ready())
+    ETAB.touch()
+    return _read(_ready()), said
+
+
+def _load(paths: tuple[Path, ...]) -> str:
+    """Runs in the service's namespaces. rpc.mountd reads the table again when it is another file."""
+    for path in paths:
+        exportable.prove(path)
+    new = ETAB.with_name("etab.new")
+    shutil.copyfile(_ready(), new)
+    new.replace(ETAB)
+    caches.flush()
+    return _read(ETAB)
+
+
+def _ready() -> Path:
+    """The table that exportfs made, until it is put in place."""
+    return ETAB.with_name("etab.ready")
 
 
 def unload(namespaces: Namespaces) -> None:
@@ -90,16 +140,11 @@ def _unexport() -> str:
     """Runs in the service's namespaces, where nobody else writes to the table; returns what is in it then."""
     ETAB.write_bytes(b"")
     caches.flush()
-    return _table()
+    return _read(ETAB)
 
 
-def table(namespaces: Surroundings) -> set[Path]:
-    """The paths that are exported now."""
-    return parse(namespaces.call(_table))
-
-
-def _table() -> str:
-    return ETAB.read_text(encoding="utf-8", errors="surrogateescape")
+def _read(table: Path) -> str:
+    return table.read_text(encoding="utf-8", errors="surrogateescape")
 
 
 def parse(etab: str) -> set[Path]:

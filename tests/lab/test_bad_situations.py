@@ -206,6 +206,13 @@ SITUATIONS = (
         "path must exist on the partition",
     ),
     Situation(
+        "an option that exportfs does not know",
+        *edited("s/no_root_squash,sync/no_root_squash,syncc/"),
+        1,
+        "make namespaces: .*exportfs does not export /srv/home/data to each of its clients: .*syncc",
+        "correct the export's 'clients'",
+    ),
+    Situation(
         "nfsd does not start",
         "echo 111 > /proc/sys/fs/nfs/nlm_tcpport",  # rpcbind's
         "echo 0 > /proc/sys/fs/nfs/nlm_tcpport",

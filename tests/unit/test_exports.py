@@ -19,7 +19,8 @@ from nlmfo.config import Export, Service
 from nlmfo.errors import CommandFailed, NlmfoError
 from nlmfo.host import exports
 from nlmfo.host.exports import parse, render
-from nlmfo.kernel import caches
+from nlmfo.kernel import caches, exportable
+from nlmfo.kernel.files import ControlError
 from tests.unit import shapes
 from tests.unit.kernel_fake import FakeKernel
 
@@ -117,20 +118,28 @@ def test_no_table_whatever_breaks_the_reading(etab: str) -> None:
 
 
 class Namespaces:
-    """Namespaces whose exportfs writes what it is supposed to have written, and whose kernel is in memory."""
+    """Namespaces in which everything is called here."""
 
-    def __init__(self, etab: Path, *written: str) -> None:
-        self.service = "home"
-        self.etab = etab
-        self.written = "".join(f"{path}\t*(rw)\n" for path in written)
-        self.ran: list[tuple[str, ...]] = []
+    service = "home"
 
     def call(self, function: Callable[[], T]) -> T:
         return function()
 
-    def run(self, *argv: str) -> str:
-        self.ran.append(argv)
-        self.etab.write_text(self.written, encoding="utf-8")
+
+class Exportfs:
+    """In the place of exportfs(8), which reads what ``writes`` says and complains of what it should."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, etab: Path) -> None:
+        self.etab = etab
+        self.writes = ""
+        self.complains = ""
+        patch.setattr(exports, "run", self.run)
+
+    def run(self, argv: list[str], *, deadline: float) -> str:
+        assert (argv, deadline) == (["exportfs", "-r"], exports.QUICK)
+        self.etab.write_text(self.writes, encoding="utf-8")
+        if self.complains:
+            raise CommandFailed(argv, 1, self.complains)
         return ""
 
 
@@ -150,26 +159,108 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> FakeKernel:
     return kernel
 
 
-def test_everything_that_the_file_lists_is_exported_anew(etab: Path) -> None:
-    namespaces = Namespaces(etab, "/srv/home")
-    exports.load(namespaces, exporting((Path("/srv/home"), {"*": "rw"})))  # type: ignore[arg-type]
-    assert namespaces.ran == [("exportfs", "-r")]
+@pytest.fixture
+def exportfs(monkeypatch: pytest.MonkeyPatch, etab: Path) -> Exportfs:
+    return Exportfs(monkeypatch, etab)
 
 
-def test_an_export_that_exportfs_left_out_is_an_error_that_names_it(etab: Path) -> None:
-    service = exporting((Path("/srv/home"), {"*": "rw"}), (Path("/srv/gone"), {"*": "rw"}))
-    with pytest.raises(NlmfoError, match="exportfs did not export /srv/gone"):
-        exports.load(Namespaces(etab, "/srv/home"), service)  # type: ignore[arg-type]
+@pytest.fixture
+def proved(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Which directories the kernel was asked about."""
+    asked: list[Path] = []
+    monkeypatch.setattr(exportable, "prove", asked.append)
+    return asked
 
 
-def test_what_exportfs_says_against_an_export_is_told_with_what_an_export_needs(etab: Path) -> None:
-    class Refusing(Namespaces):
-        def run(self, *argv: str) -> str:
-            raise CommandFailed(argv, 1, "exportfs: /srv/gone: No such file or directory")
+HOME = exporting((Path("/srv/home"), {"*": "rw", "10.0.0.1": "ro"}))
+TABLE = "/srv/home\t*(rw,sync)\n/srv/home\t10.0.0.1(ro,sync)\n"
+NOT_THERE_YET = "exportfs: Failed to stat /srv/home: No such file or directory\n"
 
-    with pytest.raises(NlmfoError, match=r"service 'home': .*No such file or directory") as caught:
-        exports.load(Refusing(etab), exporting((Path("/srv/gone"), {"*": "rw"})))  # type: ignore[arg-type]
+
+def prepare(service: Service = HOME) -> None:
+    exports.prepare(Namespaces(), service)  # type: ignore[arg-type]
+
+
+def load(service: Service = HOME) -> None:
+    exports.load(Namespaces(), service)  # type: ignore[arg-type]
+
+
+def unload() -> None:
+    exports.unload(Namespaces())  # type: ignore[arg-type]
+
+
+def test_nothing_is_exported_while_the_table_is_only_prepared(exportfs: Exportfs, etab: Path) -> None:
+    exportfs.writes, exportfs.complains = TABLE, NOT_THERE_YET
+    prepare()
+    assert etab.read_bytes() == b""
+
+
+def test_what_was_prepared_is_exported_once_the_kernel_can_export_it(
+    exportfs: Exportfs, etab: Path, proved: list[Path], kernel: FakeKernel
+) -> None:
+    exportfs.writes, exportfs.complains = TABLE, NOT_THERE_YET
+    prepare()
+    before, flushed = etab.stat().st_ino, dict(kernel.flushed)
+    load()
+    assert proved == [Path("/srv/home")]
+    assert etab.read_text(encoding="utf-8") == TABLE
+    assert etab.stat().st_ino != before, "rpc.mountd reads it again when it is another file"
+    assert all(kernel.flushed[name] > flushed[name] for name in caches.ORDER)
+
+
+def test_what_was_prepared_can_be_exported_again_after_it_was_taken_back(
+    exportfs: Exportfs, etab: Path, proved: list[Path], kernel: FakeKernel
+) -> None:
+    exportfs.writes = TABLE
+    prepare()
+    load()
+    unload()
+    load()
+    assert etab.read_text(encoding="utf-8") == TABLE
+    assert len(proved) == 2
+    assert kernel.writes
+
+
+@pytest.mark.parametrize("left_out", ["10.0.0.1(ro,sync)", "*(rw,sync)"])
+def test_a_client_that_exportfs_leaves_out_is_an_error_before_anybody_waits(exportfs: Exportfs, left_out: str) -> None:
+    exportfs.writes = TABLE.replace(f"/srv/home\t{left_out}\n", "")
+    exportfs.complains = NOT_THERE_YET + 'exportfs: /etc/exports:2: unknown keyword "rww"\n'
+    with pytest.raises(NlmfoError, match=r'home to each of its clients: exportfs: /etc/exports:2: .*"rww"$') as caught:
+        prepare()
+    assert "exports(5)" in str(caught.value.hint)
+
+
+def test_an_export_that_exportfs_leaves_out_without_a_word_is_an_error_that_names_it(exportfs: Exportfs) -> None:
+    exportfs.writes = TABLE
+    more = replace(HOME, exports=(*HOME.exports, Export(Path("/srv/gone"), "2", (("*", "rw"),))))
+    with pytest.raises(NlmfoError, match=r"exportfs does not export /srv/gone to each of its clients$"):
+        prepare(more)
+
+
+def test_what_the_kernel_cannot_export_is_not_exported_and_told_with_what_an_export_needs(
+    exportfs: Exportfs, etab: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> None:
+        raise ControlError(f"exporting {path}: there is no such directory (ENOENT)", 2)
+
+    exportfs.writes = TABLE
+    prepare()
+    monkeypatch.setattr(exportable, "prove", refuse)
+    with pytest.raises(NlmfoError, match="service 'home': exporting /srv/home: there is no such directory") as caught:
+        load()
     assert caught.value.hint == exports.MUST
+    assert etab.read_bytes() == b""
+
+
+def test_a_table_that_does_not_have_everything_when_it_is_in_place_is_an_error(
+    exportfs: Exportfs, etab: Path, proved: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exportfs.writes = TABLE
+    prepare()
+    monkeypatch.setattr(caches, "flush", lambda: etab.write_bytes(b""))
+    with pytest.raises(NlmfoError, match="not exported: /srv/home"):
+        load()
+    assert proved
 
 
 def test_after_all_were_taken_back_the_table_is_empty_and_no_cache_knows_of_them(
@@ -177,7 +268,7 @@ def test_after_all_were_taken_back_the_table_is_empty_and_no_cache_knows_of_them
 ) -> None:
     etab.write_text("/srv/home\t*(rw)\n/srv/other\t*(rw)\n", encoding="utf-8")
     before = dict(kernel.flushed)
-    exports.unload(Namespaces(etab))  # type: ignore[arg-type]
+    unload()
     assert etab.read_bytes() == b""
     assert all(kernel.flushed[name] > before[name] for name in caches.ORDER)
 
@@ -189,16 +280,17 @@ def test_the_table_is_empty_before_the_kernel_forgets_what_was_in_it(
     at_the_flush: list[bytes] = []
     monkeypatch.setattr(caches, "flush", lambda: at_the_flush.append(etab.read_bytes()))
     etab.write_text("/srv/home\t*(rw)\n", encoding="utf-8")
-    exports.unload(Namespaces(etab))  # type: ignore[arg-type]
+    unload()
     assert at_the_flush == [b""]
 
 
+@pytest.mark.usefixtures("etab")
 def test_caches_that_are_not_flushed_keep_the_service_from_being_let_go(
-    etab: Path, kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
+    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kernel, "write", lambda _file, _data: None)
     with pytest.raises(NlmfoError, match="its flush time did not rise"):
-        exports.unload(Namespaces(etab))  # type: ignore[arg-type]
+        unload()
 
 
 def test_an_export_that_stays_after_all_were_taken_back_is_an_error_that_names_it(
@@ -206,4 +298,4 @@ def test_an_export_that_stays_after_all_were_taken_back_is_an_error_that_names_i
 ) -> None:
     monkeypatch.setattr(caches, "flush", lambda: etab.write_text("/srv/home\t*(rw)\n", encoding="utf-8"))
     with pytest.raises(NlmfoError, match="still exported: /srv/home"):
-        exports.unload(Namespaces(etab))  # type: ignore[arg-type]
+        unload()
