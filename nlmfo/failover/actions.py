@@ -342,6 +342,8 @@ def _refuse_if_used(limit: Deadline, partition: Partition, device: Path) -> None
 def _rehearse(service: Service) -> None:
     """What an agent does for the first time takes it many times as long as later, and clients wait then."""
     libmount.library()
+    for partition in service.mount_order:
+        partitions.rehearse_mount(partition)
     reclaims.held_now(service)
 
 

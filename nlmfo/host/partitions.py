@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -143,6 +144,13 @@ def mount(partition: Partition, device: Path, call: Call = own_child, *, deadlin
         raise DeadlineExceeded(f"mount of {device} on {partition.mountpoint}", error.seconds) from error
     if not is_mounted(partition):
         raise PartitionError(f"{partition.mountpoint}: mount reported success, but {device} is not mounted there")
+
+
+def rehearse_mount(partition: Partition) -> None:
+    """Have this process ready to mount it; nothing is changed. Whatever stands against it, ``mount`` will say."""
+    if mounts.at(partition.mountpoint) is None:
+        with suppress(NlmfoError, OSError):
+            libmount.rehearse_mount(find(partition.uuid), partition.mountpoint, partition.options)
 
 
 def mmp_in_use(partition: Partition, holder: str) -> Refused:
