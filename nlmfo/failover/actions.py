@@ -83,6 +83,7 @@ class Actions(ABC):
         self._proved_free: set[Partition] = set()
         self._store = Agent(f"service '{service.name}': work in {service.state}", _nothing)
         self._does: dict[Action, Callable[[Step, Deadline], str]] = {
+            Action.STOP_KEEPER: self._stop_keeper,
             Action.VERIFY_UNLOCKED: self._verify_unlocked,
             Action.COLLECT: self._collect,
             Action.NOTE_LOCKS: self._note_locks,
@@ -129,6 +130,10 @@ class Actions(ABC):
         return self._does[step.action](step, limit)
 
     # -- release -------------------------------------------------------------------------------------------
+
+    def _stop_keeper(self, _: Step, __: Deadline) -> str:
+        daemons.stop_keeper(self.place)
+        return ""
 
     def _verify_unlocked(self, step: Step, limit: Deadline) -> str:
         """Whatever the kernel answered when it was told to drop them: its lock table decides."""

@@ -17,7 +17,7 @@ from nlmfo.failover.actions import STORE, Actions, Standpoint, announced
 from nlmfo.failover.events import ExportLeftOut, Sink
 from nlmfo.failover.keeper import Keeper
 from nlmfo.failover.plan import Action, Step
-from nlmfo.host import daemons, node_addresses, node_exports, node_locks, node_restart, view
+from nlmfo.host import node_addresses, node_exports, node_locks, node_restart, view
 from nlmfo.host.node import Node
 from nlmfo.host.tickle import tickle
 from nlmfo.ownership.registry import Registry
@@ -39,7 +39,6 @@ class HostActions(Actions):
             Action.ADDRESS_DOWN: self._address_down,
             Action.UNEXPORT: self._unexport,
             Action.UNLOCK: self._unlock,
-            Action.STOP_DAEMONS: self._stop_keeper,
             Action.DETACH: self._detach,
             Action.EXPORT: self._export,
             Action.GRACE: self._grace,
@@ -77,10 +76,6 @@ class HostActions(Actions):
     def _unlock(self, step: Step, limit: Deadline) -> str:
         mountpoint = self._partition(step).mountpoint
         self.place.call(lambda: node_locks.drop_locks(mountpoint), deadline=limit.remaining())
-        return ""
-
-    def _stop_keeper(self, _: Step, __: Deadline) -> str:
-        daemons.stop_keeper(self.place)
         return ""
 
     def _detach(self, _: Step, __: Deadline) -> str:

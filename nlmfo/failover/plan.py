@@ -26,6 +26,7 @@ class Action(StrEnum):
     """Everything that a plan can consist of."""
 
     FREEZE = "freeze records"
+    STOP_KEEPER = "stop the keeper"
     ADDRESS_DOWN = "address down"
     UNEXPORT = "unexport"
     NOTE_LOCKS = "note the locks held"
@@ -60,6 +61,7 @@ class Action(StrEnum):
 #: For the reader of a plan: what each action is good for.
 WHY: dict[Action, str] = {
     Action.FREEZE: "a clean stop of nfsd makes statd forget its clients; their records have to outlive that",
+    Action.STOP_KEEPER: "it notes what is held now, and from here on that is the release's to do",
     Action.ADDRESS_DOWN: "no client may take a lock again that is about to be dropped",
     Action.UNEXPORT: "the kernel's export caches keep the file system busy",
     Action.NOTE_LOCKS: "the next node ends grace when each of them is held again, and names those that are not",
@@ -110,6 +112,11 @@ ORDER: tuple[tuple[Action, Action], ...] = (
     (Action.FREEZE, Action.STOP_NFSD),
     (Action.FREEZE, Action.UNLOCK),
     (Action.FREEZE, Action.NOTE_LOCKS),
+    (Action.STOP_KEEPER, Action.ADDRESS_DOWN),
+    (Action.STOP_KEEPER, Action.NOTE_LOCKS),
+    (Action.STOP_KEEPER, Action.DETACH),
+    (Action.STOP_KEEPER, Action.COLLECT),
+    (Action.STOP_KEEPER, Action.UMOUNT),
     (Action.ADDRESS_DOWN, Action.UNEXPORT),
     (Action.ADDRESS_DOWN, Action.NOTE_LOCKS),
     (Action.ADDRESS_DOWN, Action.UNLOCK),
@@ -157,6 +164,8 @@ ORDER: tuple[tuple[Action, Action], ...] = (
     (Action.GRACE, Action.NOTIFY),
     (Action.NOTIFY, Action.RECLAIM),
 )
+#: What looks after the records of a service that is served.
+KEEPER = "nlmfo keep"
 #: Actions that go side by side on objects that do not lie in one another.
 SIDE_BY_SIDE = frozenset({Action.MOUNT, Action.UNLOCK, Action.UMOUNT})
 
@@ -201,7 +210,7 @@ def _to_begin(service: Service, seen: Observed) -> Iterator[Step]:
     if not host:
         # What needs no partition comes first: clients have been waiting since the address went down elsewhere.
         yield Step(Action.ISOLATE, service.interface)
-        yield Step(Action.START_DAEMONS, "rpcbind, statd, mountd, nlmfo keep")
+        yield Step(Action.START_DAEMONS, f"rpcbind, statd, mountd, {KEEPER}")
         yield Step(Action.SET_UP_NFSD, f"NFS version {', '.join(service.versions)}")
     yield Step(Action.PROVE, addresses)
     yield Step(Action.CLAIM, service.name)
@@ -241,6 +250,8 @@ def _out_of_namespaces(service: Service, seen: Observed) -> Iterator[Step]:
     mounted = _mounted(service, seen)
     if seen.attached:
         yield Step(Action.FREEZE, str(service.state))
+    if seen.kept:
+        yield Step(Action.STOP_KEEPER, KEEPER)
     if seen.isolated:
         yield Step(Action.ADDRESS_DOWN, _addresses(service))
         yield Step(Action.UNEXPORT, _exports(service))
@@ -266,6 +277,8 @@ def _off_the_node(service: Service, seen: Observed) -> Iterator[Step]:
     mounted = _mounted(service, seen)
     if seen.attached:
         yield Step(Action.FREEZE, str(service.state))
+    if seen.kept:
+        yield Step(Action.STOP_KEEPER, KEEPER)
     if seen.addresses:
         yield Step(Action.ADDRESS_DOWN, _addresses(service))
     if seen.attached or seen.exported or seen.traces:
@@ -274,8 +287,6 @@ def _off_the_node(service: Service, seen: Observed) -> Iterator[Step]:
         yield from _to_note(service, seen)
         yield from _each(Action.UNLOCK, mounted)
     yield from _each(Action.VERIFY_UNLOCKED, mounted)
-    if seen.kept:
-        yield Step(Action.STOP_DAEMONS, "nlmfo keep")
     if seen.attached:
         yield Step(Action.DETACH, service.name)
         yield Step(Action.COLLECT, str(service.state))

@@ -517,6 +517,9 @@ class Hands:
     def _freeze(self, _: Step) -> None:
         self._tell_callout({self.service.name})
 
+    def _stop_keeper(self, _: Step) -> None:
+        self.spot.keeper_ends()
+
     def _thaw(self, _: Step) -> None:
         self.records.noted = None
         self._tell_callout(set())

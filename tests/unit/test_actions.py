@@ -105,6 +105,7 @@ def test_what_a_plan_can_have_the_hands_of_one_isolation_or_the_other_can_do(
         Action.ISOLATE,
         Action.UNISOLATE,
         Action.START_DAEMONS,
+        Action.STOP_DAEMONS,
         Action.SET_UP_NFSD,
         Action.START_NFSD,
         Action.STOP_NFSD,

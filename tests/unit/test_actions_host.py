@@ -289,7 +289,7 @@ def test_addresses_exports_locks_and_keeper_that_go_are_those_of_this_service(
     monkeypatch.setattr(node_exports, "unload", note("unexport"))
     monkeypatch.setattr(node_locks, "drop_locks", lambda mountpoint: note("unlock")(str(mountpoint)))
     monkeypatch.setattr(daemons, "stop_keeper", lambda place: note("stop keeper")(place.service))
-    for action in (Action.ADDRESS_DOWN, Action.UNEXPORT, Action.UNLOCK, Action.STOP_DAEMONS, Action.ADDRESS_UP):
+    for action in (Action.ADDRESS_DOWN, Action.UNEXPORT, Action.UNLOCK, Action.STOP_KEEPER, Action.ADDRESS_UP):
         do(scene.hands(), Step(action, "/srv/other"))
     (address,) = scene.services["home"].addresses
     assert did.read_text().splitlines() == [

@@ -47,15 +47,15 @@ TAKEOVER_NEEDS = {
 }
 RELEASE_NEEDS = {
     Action.UNEXPORT: {Action.ADDRESS_DOWN},
-    Action.NOTE_LOCKS: {Action.FREEZE, Action.ADDRESS_DOWN},
+    Action.NOTE_LOCKS: {Action.FREEZE, Action.ADDRESS_DOWN, Action.STOP_KEEPER},
     Action.UNLOCK: {Action.FREEZE, Action.ADDRESS_DOWN, Action.UNEXPORT, Action.NOTE_LOCKS},
     Action.STOP_NFSD: {Action.FREEZE, Action.ADDRESS_DOWN, Action.NOTE_LOCKS, Action.UNLOCK},
     Action.VERIFY_UNLOCKED: {Action.ADDRESS_DOWN, Action.UNLOCK, Action.STOP_NFSD},
     Action.STOP_DAEMONS: {Action.STOP_NFSD},
-    Action.COLLECT: {Action.STOP_NFSD, Action.STOP_DAEMONS, Action.DETACH},
+    Action.COLLECT: {Action.STOP_NFSD, Action.STOP_DAEMONS, Action.STOP_KEEPER, Action.DETACH},
     Action.UNISOLATE: {Action.STOP_DAEMONS, Action.COLLECT},
     Action.UMOUNT: {
-        *(Action.UNEXPORT, Action.UNLOCK, Action.VERIFY_UNLOCKED, Action.STOP_DAEMONS),
+        *(Action.UNEXPORT, Action.UNLOCK, Action.VERIFY_UNLOCKED, Action.STOP_DAEMONS, Action.STOP_KEEPER),
         *(Action.DETACH, Action.COLLECT, Action.UNISOLATE),
     },
     Action.DISOWN: {Action.ADDRESS_DOWN, Action.STOP_NFSD, Action.COLLECT, Action.UNISOLATE, Action.UMOUNT},
@@ -65,7 +65,7 @@ RELEASE_NEEDS = {
 #: What one isolation has and the other does not.
 ONLY_NETNS = {
     *(Action.ISOLATE, Action.START_DAEMONS, Action.SET_UP_NFSD, Action.START_NFSD),
-    *(Action.STOP_NFSD, Action.UNISOLATE),
+    *(Action.STOP_NFSD, Action.STOP_DAEMONS, Action.UNISOLATE),
 }
 ONLY_HOST = {Action.KEEP, Action.GRACE, Action.DETACH}
 
@@ -245,10 +245,9 @@ def test_the_check_allows_the_same_action_several_times_in_a_row() -> None:
 @every_shape
 def test_the_release_of_a_whole_service_takes_everything_down_and_then_says_so(service: Service) -> None:
     plan = release(service, all_up(service))
-    assert set(actions(plan)) == (set(RELEASE_NEEDS) | {Action.FREEZE, Action.ADDRESS_DOWN, Action.DETACH}) & of(
-        service
-    )
-    assert actions(plan)[:2] == [Action.FREEZE, Action.ADDRESS_DOWN]
+    first = [Action.FREEZE, Action.STOP_KEEPER, Action.ADDRESS_DOWN]
+    assert set(actions(plan)) == {*RELEASE_NEEDS, *first, Action.DETACH} & of(service)
+    assert actions(plan)[:3] == first
     assert actions(plan)[-1] is Action.DISOWN
     assert too_early(plan, RELEASE_NEEDS) == []
 
@@ -299,6 +298,7 @@ def test_a_release_takes_down_exactly_what_is_there(case: tuple[Service, Observe
     assert (Action.NOTE_LOCKS in planned) is (whole and there and not seen.in_grace)
     # Without running threads the kernels 6.9 to 6.12.65 oops on this write.
     assert set(subjects(plan, Action.UNLOCK)) == (mounted if seen.threads else set())
+    assert (Action.STOP_KEEPER in planned) is seen.kept
     if service.isolation is Isolation.NETNS:
         assert (Action.UNISOLATE in planned) is (seen.isolated or seen.traces)
         assert (Action.STOP_NFSD in planned) is seen.set_up
@@ -312,7 +312,6 @@ def test_a_release_takes_down_exactly_what_is_there(case: tuple[Service, Observe
             assert (action in planned) is seen.attached
         assert (Action.ADDRESS_DOWN in planned) is bool(seen.addresses)
         assert (Action.UNEXPORT in planned) is bool(seen.exported or seen.attached or seen.traces)
-        assert (Action.STOP_DAEMONS in planned) is seen.kept
 
 
 def test_nothing_is_planned_where_nothing_is_there() -> None:

@@ -430,7 +430,7 @@ def test_a_release_that_is_interrupted_says_that_something_is_left(scene: Scene)
     assert "nlmfo resume home" in str(caught.value.hint)
 
 
-@pytest.mark.parametrize("action", RELEASE_ACTIONS[1:])
+@pytest.mark.parametrize("action", RELEASE_ACTIONS[2:])
 def test_a_release_that_was_cut_off_at_any_step_can_be_turned_into_a_takeover(scene: Scene, action: Action) -> None:
     scene.takeover()
     scene.cluster.grace_ends()
@@ -444,9 +444,10 @@ def test_a_release_that_was_cut_off_at_any_step_can_be_turned_into_a_takeover(sc
     assert not scene.cluster.unfinished(HERE, "home")
 
 
-def test_a_release_that_has_taken_nothing_down_yet_is_called_off_by_abort(scene: Scene) -> None:
+@pytest.mark.parametrize("action", [Action.FREEZE, Action.STOP_KEEPER])
+def test_a_release_that_has_taken_nothing_down_yet_is_called_off_by_abort(scene: Scene, action: Action) -> None:
     scene.takeover()
-    scene.node.afterwards[Action.FREEZE] = NlmfoError("broken")
+    scene.node.afterwards[action] = NlmfoError("broken")
     with pytest.raises(Incomplete):
         scene.release()
     scene.node.afterwards.clear()
