@@ -23,7 +23,9 @@ from nlmfo.failover.keeper import Keeper, my_name
 from nlmfo.failover.plan import Action, Step
 from nlmfo.failover.watch import Watch
 from nlmfo.host import addresses, daemons, libmount, mmp, own_mounts, partitions, probe, view
+from nlmfo.host.addresses import Address
 from nlmfo.host.node import Node
+from nlmfo.host.probe import Silence
 from nlmfo.host.surroundings import Surroundings
 from nlmfo.kernel import dropping, sockdiag, syscalls
 from nlmfo.ownership import copy
@@ -79,6 +81,7 @@ class Actions(ABC):
         self.sink = sink
         self._connections: tuple[Remembered, ...] = ()
         self._prepared = False
+        self._silence: Silence | None = None
         self._found: dict[Partition, Path] = {}
         self._proved_free: set[Partition] = set()
         self._store = Agent(f"service '{service.name}': work in {service.state}", _nothing)
@@ -122,8 +125,14 @@ class Actions(ABC):
     def _get_ready(self) -> None:
         """What this isolation has to prepare of its own."""
 
+    def listen(self) -> None:
+        """While another node serves: ask whether it still does, so that it need not be asked when it has let go."""
+        self._silence = Silence(self.service.interface, self.service.addresses, seconds=LISTEN_RECORDED)
+
     def close(self) -> None:
-        """End what ``prepare`` began."""
+        """End what ``prepare`` and ``listen`` began."""
+        if self._silence is not None:
+            self._silence.close()
         self._store.close()
 
     def do(self, step: Step, limit: Deadline) -> str:
@@ -194,12 +203,10 @@ class Actions(ABC):
                 hint="unmount it: a node cannot reach a service that it serves itself, and would hang",
                 forcible=True,
             )
-        recorded = self.standpoint.proof is not None and self.standpoint.proof.recorded
-        seconds = LISTEN_RECORDED if recorded else LISTEN
         # Asked all at once: most of it is waiting, and clients wait as well.
         devices = self._devices()
         with ThreadPoolExecutor(1 + len(devices)) as pool:
-            heard = pool.submit(probe.answering, self.service.interface, self.service.addresses, seconds=seconds)
+            heard = pool.submit(self._who_answers)
             list(pool.map(partial(_refuse_if_used, limit), devices, devices.values()))
             answered = heard.result()
         for address, hardware in answered.items():
@@ -209,6 +216,14 @@ class Actions(ABC):
                 hint="find out who ('ip neigh' on its other clients) and release the service there, or fence it",
             )
         return "nobody has the device, nobody answers"
+
+    def _who_answers(self) -> dict[Address, str]:
+        """Who has one of the addresses; not asked again where nobody answered just now, and a release is on record."""
+        recorded = self.standpoint.proof is not None and self.standpoint.proof.recorded
+        if recorded and self._silence is not None and self._silence.lasts():
+            return {}
+        seconds = LISTEN_RECORDED if recorded else LISTEN
+        return probe.answering(self.service.interface, self.service.addresses, seconds=seconds)
 
     def _claim(self, _: Step, __: Deadline) -> str:
         proof = self.standpoint.proof

@@ -18,6 +18,8 @@ import os
 import select
 import socket
 import struct
+import threading
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
@@ -35,6 +37,8 @@ from nlmfo.host.addresses import (
 
 #: RFC 5227 1.1, PROBE_NUM. They go out in the first half of the time, so that the last can be answered too.
 PROBES = 3
+#: Seconds between two rounds of questions while a takeover waits, and for which the outcome of one is good.
+BETWEEN, FRESH = 0.3, 1.0
 ETH_P_ALL = 0x0003
 ETH_P_IPV6 = 0x86DD
 ICMPV6_NEIGHBOUR_SOLICITATION = 135
@@ -108,6 +112,41 @@ def answering(interface: str, addresses: Iterable[Interface], *, seconds: float 
     if unasked:
         raise _deaf(interface, "its queue was full all the time")
     return found
+
+
+class Silence:
+    """Asks again and again while a takeover waits, so that nobody waits for it to ask once the service was released.
+
+    Each round is what ``answering`` does; a node that lets go is noticed about as long after its address went down as
+    it takes to unmount.
+    """
+
+    def __init__(self, interface: str, addresses: Iterable[Interface], *, seconds: float) -> None:
+        """``seconds``: how long whoever has an address has to answer in each round."""
+        self._interface = interface
+        self._addresses = tuple(addresses)
+        self._seconds = seconds
+        self._heard = float("-inf")  # when the last silent round ended; it is one float, which needs no lock
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread.start()
+
+    def lasts(self) -> bool:
+        """Whether nobody answered in the last round, a moment ago."""
+        return time.monotonic() - self._heard < FRESH
+
+    def close(self) -> None:
+        """Ask no more."""
+        self._over.set()
+        self._thread.join()
+
+    def _listen(self) -> None:
+        while not self._over.wait(BETWEEN):
+            try:
+                somebody = bool(answering(self._interface, self._addresses, seconds=self._seconds))
+            except NlmfoError:  # whoever asks for the last time will say it
+                somebody = True
+            self._heard = float("-inf") if somebody else time.monotonic()
 
 
 def answer(frame: bytes) -> Answer | None:

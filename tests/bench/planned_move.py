@@ -271,15 +271,15 @@ def waiting(stage: Stage) -> list[Said]:
 
 
 def _released(stage: Stage, server: Node) -> list[Said]:
-    """A release; new locks are asked for from when the records are frozen on: the address goes down next."""
+    """A release; new locks are asked for from when the keeper has ended on: the address goes down next."""
     release = _start(server, "release", "home")
     said: list[Said] = []
 
-    def frozen() -> bool:
+    def about_to() -> bool:
         said.extend(_said(release))
-        return release.ended() or any("freeze records" in line.what for line in said)
+        return release.ended() or any("stop the keeper" in line.what for line in said)
 
-    await_true("the release to begin", frozen, WAIT)
+    await_true("the release to begin", about_to, WAIT)
     for asking in stage.new_locks:
         asking.go()
     return said + _end(release)

@@ -496,6 +496,9 @@ class Hands:
         self.server = self.node.server if self.host else self.spot
         self.records = cluster.records[service.name]
 
+    def listen(self) -> None:
+        """Nothing can be heard here."""
+
     def prepare(self) -> None:
         self.cluster.moment()
 

@@ -19,7 +19,7 @@ from nlmfo.config import Isolation, Service
 from nlmfo.deadline import Deadline
 from nlmfo.errors import DeadlineExceeded, NlmfoError, Refused
 from nlmfo.failover import actions, progress, reclaims, runs
-from nlmfo.failover.actions import Actions, Standpoint
+from nlmfo.failover.actions import LISTEN, LISTEN_RECORDED, Actions, Standpoint
 from nlmfo.failover.events import ClientNotTold, ClientQuiet, LocksMissing, Progressed
 from nlmfo.failover.netns import NetnsActions
 from nlmfo.failover.plan import Action, Step
@@ -168,6 +168,50 @@ def test_each_sign_of_another_server_is_refused_and_named(
 @pytest.mark.usefixtures("nothing_against_it")
 def test_where_nothing_speaks_against_it_that_is_said(make: Callable[..., Actions]) -> None:
     assert do(make(EIGHT), PROVE) == "nobody has the device, nobody answers"
+
+
+@pytest.mark.usefixtures("nothing_against_it")
+@pytest.mark.parametrize(
+    ("recorded", "silent", "asked"),
+    [
+        (True, True, []),
+        (True, False, [LISTEN_RECORDED]),
+        (False, True, [LISTEN]),
+        (False, False, [LISTEN]),
+        (True, None, [LISTEN_RECORDED]),
+    ],
+)
+def test_who_has_heard_silence_and_knows_of_a_release_asks_no_more(
+    make: Callable[..., Actions],
+    monkeypatch: pytest.MonkeyPatch,
+    recorded: bool,
+    silent: bool | None,
+    asked: list[float],
+) -> None:
+    heard: list[float] = []
+
+    class Heard:
+        def __init__(self, *_: object, seconds: float) -> None:
+            assert seconds == LISTEN_RECORDED
+
+        def lasts(self) -> bool:
+            return bool(silent)
+
+        def close(self) -> None:
+            """It asked nobody."""
+
+    def answering(*_: object, seconds: float) -> dict[object, str]:
+        heard.append(seconds)
+        return {}
+
+    monkeypatch.setattr(actions, "Silence", Heard)
+    monkeypatch.setattr(probe, "answering", answering)
+    assert EIGHT.proof is not None
+    hands = make(replace(EIGHT, proof=replace(EIGHT.proof, recorded=recorded)))
+    if silent is not None:
+        hands.listen()
+    do(hands, PROVE)
+    assert heard == asked
 
 
 @pytest.mark.usefixtures("nothing_against_it")

@@ -25,11 +25,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nlmfo.deadline import Deadline, poll_until
-from nlmfo.errors import NlmfoError
+from nlmfo.errors import DeadlineExceeded, NlmfoError
 from nlmfo.host import probe
 from nlmfo.host.addresses import Address, Interface, arp_frame
 from nlmfo.host.namespaces import Namespaces
-from nlmfo.host.probe import Answer, answer, answering, arp_probe, neighbour_probe
+from nlmfo.host.probe import BETWEEN, Answer, Silence, answer, answering, arp_probe, neighbour_probe
 from nlmfo.run import run
 from tests.unit.namespaced import SECONDS, made, own_mounts
 from tests.unit.test_addresses import icmpv6_sum
@@ -500,3 +500,77 @@ def test_the_filter_is_in_place_before_the_first_frame_can_come(network: Network
         return done
 
     assert network.node.call(order) == [f"option {probe.SO_ATTACH_FILTER}", "option 1", "bind"]
+
+
+def lasts_within(network: Network, seconds: float) -> bool:
+    """Whether silence is found on the node's interface within so many seconds of listening for it."""
+
+    def listen() -> bool:
+        with closing(Silence(ETH, [V4], seconds=SHORT)) as silence:
+            try:
+                poll_until("silence", silence.lasts, Deadline(seconds))
+            except DeadlineExceeded:
+                return False
+            return True
+
+    return network.node.call(listen)
+
+
+def test_a_takeover_that_waits_has_heard_that_nobody_answers(network: Network) -> None:
+    assert lasts_within(network, SECONDS)
+
+
+def test_a_takeover_that_waits_hears_whoever_answers(network: Network) -> None:
+    network.holds(V4)
+    assert not lasts_within(network, 4 * (BETWEEN + SHORT))
+
+
+class Rounds:
+    """In the place of ``answering``: each round answers with the next of these."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, *rounds: object) -> None:
+        self._rounds = list(rounds)
+        self.over = threading.Event()
+        patch.setattr(probe, "BETWEEN", 0.01)
+        patch.setattr(probe, "answering", self)
+
+    def __call__(self, _: str, __: object, *, seconds: float) -> object:
+        assert seconds == SHORT
+        if len(self._rounds) == 1:
+            self.over.set()
+        found = self._rounds.pop(0) if self._rounds else {}
+        if isinstance(found, NlmfoError):
+            raise found
+        return found
+
+
+@pytest.mark.parametrize(
+    "last", [{V4.ip: "02:00:5e:10:00:02"}, NlmfoError("the interface is down")], ids=["answer", "deaf"]
+)
+def test_silence_is_over_with_the_first_answer_and_when_nothing_can_be_heard(
+    monkeypatch: pytest.MonkeyPatch, last: object
+) -> None:
+    monkeypatch.setattr(probe, "FRESH", 3600.0)
+    rounds = Rounds(monkeypatch, {}, {}, last, *[last] * 10_000)
+    with closing(Silence(ETH, [V4], seconds=SHORT)) as silence:
+        poll_until("silence", silence.lasts, Deadline(SECONDS), interval=0.001)
+        poll_until("its end", lambda: not silence.lasts(), Deadline(SECONDS), interval=0.001)
+    assert not rounds.over.is_set()
+
+
+def test_what_was_heard_is_no_evidence_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, goes_on = threading.Event(), threading.Event()
+
+    def answering(*_: object, **__: object) -> dict[Address, str]:
+        if first.is_set():
+            goes_on.wait(SECONDS)
+        first.set()
+        return {}
+
+    monkeypatch.setattr(probe, "BETWEEN", 0.01)
+    monkeypatch.setattr(probe, "FRESH", 0.2)
+    monkeypatch.setattr(probe, "answering", answering)
+    with closing(Silence(ETH, [V4], seconds=SHORT)) as silence:
+        poll_until("silence", silence.lasts, Deadline(SECONDS), interval=0.001)
+        poll_until("its end", lambda: not silence.lasts(), Deadline(SECONDS), interval=0.001)
+        goes_on.set()
