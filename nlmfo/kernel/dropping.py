@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cache
 from ipaddress import IPv4Address, IPv6Address
 from itertools import chain
 from pathlib import Path
@@ -203,8 +204,18 @@ def _has(kernel: Kernel, command: Command) -> bool:
 
 def family(kernel: Kernel) -> Family:
     """nfsd's family; where there is none, or no generic netlink at all, one that has no commands."""
+    return _family_here() if kernel.transport is netlink.KERNEL else _family(kernel.transport)
+
+
+@cache
+def _family_here() -> Family:
+    """That of the running kernel, asked once: where it has none, it looks for a module each time (modprobe)."""
+    return _family(netlink.KERNEL)
+
+
+def _family(transport: Transport) -> Family:
     with suppress(OSError):
-        return netlink.nfsd(transport=kernel.transport) or NO_FAMILY
+        return netlink.nfsd(transport=transport) or NO_FAMILY
     return NO_FAMILY
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from nlmfo.errors import NlmfoError
-from nlmfo.kernel import dropping, nfsd
-from nlmfo.kernel.dropping import Kernel, LocksLeft, Way
+from nlmfo.kernel import dropping, netlink, nfsd
+from nlmfo.kernel.dropping import NO_FAMILY, Kernel, LocksLeft, Way
 from nlmfo.kernel.files import ControlError
 from tests.unit.kernel_fake import FakeKernel, KernelOops, refuse
 from tests.unit.kernel_netlink_fake import FakeNetlink, interfaces
@@ -56,6 +56,18 @@ def drop(fake: FakeKernel, path: Path = HOME, device: str = "8:16") -> dropping.
         ((2, 6, 18), True, Way.PROPOSED, Way.PROCFS, None),
     ],
 )
+def test_the_running_kernel_is_asked_for_its_commands_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it has no such family it starts modprobe for each question, and clients wait."""
+    asked: list[object] = []
+    monkeypatch.setattr(netlink, "nfsd", lambda *, transport: asked.append(transport))
+    dropping._family_here.cache_clear()
+    try:
+        assert [dropping.family(Kernel()) for _ in range(3)] == [NO_FAMILY] * 3
+    finally:
+        dropping._family_here.cache_clear()
+    assert asked == [netlink.KERNEL]
+
+
 def test_the_way_is_what_the_kernel_has_and_what_works_in_it(
     version: tuple[int, int, int], patched: bool, file_system: Way, ipv4: Way | None, ipv6: Way | None
 ) -> None:
