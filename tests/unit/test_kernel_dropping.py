@@ -56,18 +56,6 @@ def drop(fake: FakeKernel, path: Path = HOME, device: str = "8:16") -> dropping.
         ((2, 6, 18), True, Way.PROPOSED, Way.PROCFS, None),
     ],
 )
-def test_the_running_kernel_is_asked_for_its_commands_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where it has no such family it starts modprobe for each question, and clients wait."""
-    asked: list[object] = []
-    monkeypatch.setattr(netlink, "nfsd", lambda *, transport: asked.append(transport))
-    dropping._family_here.cache_clear()
-    try:
-        assert [dropping.family(Kernel()) for _ in range(3)] == [NO_FAMILY] * 3
-    finally:
-        dropping._family_here.cache_clear()
-    assert asked == [netlink.KERNEL]
-
-
 def test_the_way_is_what_the_kernel_has_and_what_works_in_it(
     version: tuple[int, int, int], patched: bool, file_system: Way, ipv4: Way | None, ipv6: Way | None
 ) -> None:
@@ -268,3 +256,15 @@ def test_an_empty_table_proves_nothing_where_the_locks_of_clients_are_not_shown(
         dropping.verify({"8:16": HOME}, files=fake, seconds=SOON)
     with pytest.raises(NlmfoError, match="does not show the locks of NFS clients"):
         drop(fake)
+
+
+def test_the_running_kernel_is_asked_for_its_commands_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it has no such family it starts modprobe for each question, and clients wait."""
+    asked: list[object] = []
+    monkeypatch.setattr(netlink, "nfsd", lambda *, transport: asked.append(transport))
+    dropping._family_here.cache_clear()
+    try:
+        assert [dropping.family(Kernel()) for _ in range(3)] == [NO_FAMILY] * 3
+    finally:
+        dropping._family_here.cache_clear()
+    assert asked == [netlink.KERNEL]
