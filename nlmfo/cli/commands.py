@@ -13,11 +13,12 @@ from functools import partial
 
 from nlmfo.child import in_child
 from nlmfo.cli import check as checks
-from nlmfo.cli import text
+from nlmfo.cli import history as histories
+from nlmfo.cli import page, text
 from nlmfo.cli.telling import telling
 from nlmfo.config import Config, Isolation, Service
 from nlmfo.errors import ExitCode, NlmfoError, NotOwned
-from nlmfo.failover import progress, runs
+from nlmfo.failover import past, progress, runs
 from nlmfo.failover.clients import ClientOnRecord, forget, on_record
 from nlmfo.failover.events import Outcome, Verb
 from nlmfo.failover.keep import Keep
@@ -160,6 +161,22 @@ def _forget(config: Config, arguments: argparse.Namespace) -> ExitCode:
         print(json.dumps({"node": config.node, "forgotten": asdict(found)}, indent=2))
     else:
         print(f"{found.service}: {found.client} is forgotten: it is owed no notice any more")
+    return ExitCode.OK
+
+
+def history(config: Config, arguments: argparse.Namespace) -> ExitCode:
+    _need_root()
+    found = past.runs(_chosen(config, arguments))
+    if arguments.run is None:
+        if arguments.html:
+            raise UsageError("--html: of which run?", hint="nlmfo history last --html > takeover.html")
+        print(json.dumps(histories.list_document(found), indent=2) if arguments.json else histories.table(found))
+        return ExitCode.OK
+    run = past.named(found, arguments.run)
+    if arguments.json:
+        print(json.dumps(histories.run_document(run), indent=2))
+    else:
+        print(page.of(run) if arguments.html else histories.story(run))
     return ExitCode.OK
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import singledispatch
 
 from nlmfo.config import Service
@@ -234,11 +234,16 @@ def clients(found: list[ClientOnRecord]) -> str:
             plain(client.client),
             ",".join(client.addresses),
             ",".join(client.fsids) or "any",
-            _when(client.since),
+            when(client.since),
             _state(client),
         )
         for client in found
     ]
+    return columns(rows)
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Cells below each other, of which the last has no end."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)
@@ -249,17 +254,17 @@ def _state(client: ClientOnRecord) -> str:
     if notice is None:
         said += f", {Standing.PENDING}" if client.state is ClientState.OWED else ""
     elif notice.standing is Standing.UNREACHABLE:
-        said += f", unreachable since {_when(notice.since)}"
+        said += f", unreachable since {when(notice.since)}"
     elif notice.standing is Standing.LEFT:
-        said += f", left {_when(notice.at)}: {plain(notice.detail)}"
+        said += f", left {when(notice.at)}: {plain(notice.detail)}"
     elif notice.standing is Standing.PENDING:
-        said += f", pending since {_when(notice.since)}"
+        said += f", pending since {when(notice.since)}"
     else:
-        said += f", {notice.standing} {_when(notice.at)}"
+        said += f", {notice.standing} {when(notice.at)}"
     return said if client.intact else f"{said}, record damaged"
 
 
-def _when(seconds: float) -> str:
+def when(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
@@ -272,7 +277,7 @@ def _standing(state: ServiceStatus, progress: Progress | None) -> str:
         return f"unknown: {state.problem}"
     if state.owner is None:
         return f"no owner on record; {PARTLY}" if state.here == "partly" else "not served anywhere yet"
-    owner = f"{state.owner.standing} on {state.owner.node} since {_when(state.owner.since)} (epoch {state.owner.epoch})"
+    owner = f"{state.owner.standing} on {state.owner.node} since {when(state.owner.since)} (epoch {state.owner.epoch})"
     if state.superseded:
         return f"{owner}; {SUPERSEDED}"
     if state.here == "partly":

@@ -114,10 +114,14 @@ def _earlier(runs: Path, service: Service) -> tuple[str, ...]:
 
 def as_object(event: Event) -> dict[str, Any]:
     """An event as JSON has it: its name in small letters, when it came (seconds since 1970), and its fields."""
-    name = _WORD.sub("-", type(event).__name__).lower()
-    return {"event": name, "at": round(time.time(), 3)} | {
+    return {"event": name_of(type(event)), "at": round(time.time(), 3)} | {
         field.name: _plain(getattr(event, field.name)) for field in fields(event)
     }
+
+
+def name_of(kind: type[Event]) -> str:
+    """What a journal calls an event."""
+    return _WORD.sub("-", kind.__name__).lower()
 
 
 def _plain(value: Any) -> Any:

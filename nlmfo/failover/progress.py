@@ -80,12 +80,13 @@ def read(path: Path) -> Progress | None:
     """What the keeper wrote last; None when there is nothing, or nothing that can be read."""
     try:
         with path.open("rb") as file:
-            return _progress(json.loads(file.read(MAX_BYTES)))
-    except (OSError, ValueError, TypeError, KeyError):
+            return from_object(json.loads(file.read(MAX_BYTES)))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
 
 
-def _progress(found: dict[str, Any]) -> Progress:
+def from_object(found: dict[str, Any]) -> Progress:
+    """What ``asdict`` made of it. Raises KeyError, TypeError, ValueError, AttributeError where it is something else."""
     locks = found["locks"]
     return Progress(
         **found

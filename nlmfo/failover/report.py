@@ -305,7 +305,7 @@ def _began(lines: Lines, action: Action) -> float | None:
 
 def _last(lines: Lines) -> float:
     """When the last thing happened of which it is known."""
-    return max((float(line["at"]) for line in lines if _is_time(line.get("at"))), default=0.0)
+    return max((float(line["at"]) for line in lines if is_time(line.get("at"))), default=0.0)
 
 
 def _done(lines: Lines, action: Action) -> Mapping[str, Any] | None:
@@ -313,10 +313,10 @@ def _done(lines: Lines, action: Action) -> Mapping[str, Any] | None:
     for line in lines:
         step = line.get("step")
         if line.get("event") == "step-done" and isinstance(step, dict) and step.get("action") == action:
-            return line if all(_is_time(line.get(name)) for name in ("at", "seconds")) else None
+            return line if all(is_time(line.get(name)) for name in ("at", "seconds")) else None
     return None
 
 
-def _is_time(value: object) -> bool:
+def is_time(value: object) -> bool:
     """A number of seconds below the year 5138; JSON also has such that no float can be."""
     return isinstance(value, int | float) and 0 <= value < 1e11
