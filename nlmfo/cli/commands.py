@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
+from typing import TypeVar
 
 from nlmfo.child import in_child
 from nlmfo.cli import check as checks
@@ -19,8 +20,9 @@ from nlmfo.cli.telling import telling
 from nlmfo.config import Config, Isolation, Service
 from nlmfo.errors import ExitCode, NlmfoError, NotOwned
 from nlmfo.failover import past, progress, runs
-from nlmfo.failover.clients import ClientOnRecord, forget, on_record
+from nlmfo.failover.clients import forget, on_record
 from nlmfo.failover.events import Outcome, Verb
+from nlmfo.failover.held import held_on
 from nlmfo.failover.keep import Keep
 from nlmfo.failover.keeper import Place
 from nlmfo.failover.progress import Progress
@@ -29,6 +31,7 @@ from nlmfo.host import survey
 from nlmfo.host.namespaces import Namespaces
 from nlmfo.ownership.proof import Word
 
+T = TypeVar("T")
 Command = Callable[[Config, argparse.Namespace], ExitCode]
 
 #: Seconds to read the records of a service.
@@ -134,14 +137,7 @@ def clients(config: Config, arguments: argparse.Namespace) -> ExitCode:
     _need_root()
     if arguments.forget is not None:
         return _forget(config, arguments)
-    found: list[ClientOnRecord] = []
-    for service in _chosen(config, arguments):
-        try:
-            look = partial(on_record, config, service)
-            found += in_child(f"reading {service.state}", look, deadline=READ)
-        except NotOwned:
-            if arguments.service:
-                raise
+    found = _of_served(config, arguments, on_record)
     if arguments.fsid:
         found = [client for client in found if client.may_use(arguments.fsid)]
     if arguments.json:
@@ -149,6 +145,20 @@ def clients(config: Config, arguments: argparse.Namespace) -> ExitCode:
     else:
         print(text.clients(found))
     return ExitCode.OK
+
+
+def _of_served(
+    config: Config, arguments: argparse.Namespace, look: Callable[[Config, Service], tuple[T, ...]]
+) -> list[T]:
+    """What there is of each service that is served here, read where storage that hangs can be left behind."""
+    found: list[T] = []
+    for service in _chosen(config, arguments):
+        try:
+            found += in_child(f"reading {service.state}", partial(look, config, service), deadline=READ)
+        except NotOwned:
+            if arguments.service:
+                raise
+    return found
 
 
 def _forget(config: Config, arguments: argparse.Namespace) -> ExitCode:
@@ -161,6 +171,16 @@ def _forget(config: Config, arguments: argparse.Namespace) -> ExitCode:
         print(json.dumps({"node": config.node, "forgotten": asdict(found)}, indent=2))
     else:
         print(f"{found.service}: {found.client} is forgotten: it is owed no notice any more")
+    return ExitCode.OK
+
+
+def locks(config: Config, arguments: argparse.Namespace) -> ExitCode:
+    _need_root()
+    found = _of_served(config, arguments, held_on)
+    if arguments.json:
+        print(json.dumps({"node": config.node, "locks": [asdict(lock) for lock in found]}, indent=2))
+    else:
+        print(text.locks(found))
     return ExitCode.OK
 
 

@@ -23,6 +23,7 @@ from nlmfo.failover.events import (
     StepDone,
     StepNotDone,
 )
+from nlmfo.failover.held import LockOnFile
 from nlmfo.failover.plan import WHY, Plan, Step
 from nlmfo.failover.progress import Locks, Progress
 from nlmfo.failover.report import Clients, Grace, Pause, Report, Told, clients_of, next_steps
@@ -238,6 +239,25 @@ def clients(found: list[ClientOnRecord]) -> str:
             _state(client),
         )
         for client in found
+    ]
+    return columns(rows)
+
+
+def locks(found: Sequence[LockOnFile]) -> str:
+    """A table of the locks that clients hold."""
+    if not found:
+        return "no client holds a lock here, as far as the kernel shows"
+    rows = [("SERVICE", "FILE", "BYTES", "TYPE", "HOLDERS", "CLIENTS THAT MAY HOLD IT")]
+    rows += [
+        (
+            lock.service,
+            f"inode {lock.inode} of {plain(lock.mountpoint)}" if lock.path is None else plain(lock.path),
+            f"{lock.first}-{'end' if lock.last is None else lock.last}",
+            "exclusive" if lock.exclusive else "shared",
+            str(lock.holders),
+            _listed(lock.clients) or "nobody on record",
+        )
+        for lock in found
     ]
     return columns(rows)
 

@@ -121,8 +121,8 @@ class Reclaims:
         account = self._account
         missing = tuple(account.missing)
         if name and self._words[0] != missing:
-            paths = _paths(self._service, named(missing))
-            self._words = missing, tuple(in_words(missing, paths, _where(self._service)))
+            paths = paths_of(self._service, named(missing))
+            self._words = missing, tuple(in_words(missing, paths, mountpoints_of(self._service)))
         return Locks(account.total, account.back, account.exact, self._words[1] if name else ())
 
     def _grace_seconds(self) -> float:
@@ -137,13 +137,13 @@ def held_now(service: Service) -> tuple[HeldLock, ...]:
     return held(known, locks.held_by_clients(set(known)))
 
 
-def _where(service: Service) -> dict[str, Path]:
+def mountpoints_of(service: Service) -> dict[str, Path]:
     return {partition.uuid: partition.mountpoint for partition in service.partitions}
 
 
-def _paths(service: Service, missing: Iterable[HeldLock]) -> dict[tuple[str, int], Path]:
+def paths_of(service: Service, missing: Iterable[HeldLock]) -> dict[tuple[str, int], Path]:
     """The names of files, as far as they are found in time: for people, so nothing depends on it."""
-    where, wanted = _where(service), list(missing)
+    where, wanted = mountpoints_of(service), list(missing)
 
     def look() -> dict[tuple[str, int], Path]:
         return {

@@ -277,7 +277,7 @@ def test_missing_locks_are_named_once_no_more_come_back(server: Server, monkeypa
         asked.extend(lock.inode for lock in missing)
         return {(UUID, 14): Path("/srv/other/a\x1b")}
 
-    monkeypatch.setattr(reclaims, "_paths", paths)
+    monkeypatch.setattr(reclaims, "paths_of", paths)
     found = begun()
     assert said(server, found, BACK, told=False).locks == Locks(2, 0, exact=True)
     server.held = (ONE,)
