@@ -1,15 +1,26 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What ``nlmfo check`` says of a kernel's interfaces: a table for people, and a document for programs."""
+"""What ``nlmfo check`` says: a table of the kernel's interfaces and what was found on the node, and both as JSON::
+
+    {"version": 1, "node": "a", "digest": "3f2a91bc0d4e", "interfaces": [...], "missing": [...],
+     "findings": [{"severity": "error", "subject": "home", "code": "in-fstab", "text": "...", "mend": "..."}, ...]}
+
+``digest`` is the same on nodes that mean the same services. Codes are stable; texts are for people.
+"""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
 
+from nlmfo.config import Config
+from nlmfo.config.digest import digest
+from nlmfo.failover.readiness import Finding, Severity
 from nlmfo.kernel.capabilities import Capability, Use
 from nlmfo.plain import plain
 
+VERSION = 1
 WIDTH = 118
 INDENT = "    "
 #: What cannot be done without, so that it is said when a kernel has nothing for it.
@@ -34,10 +45,33 @@ def table(capabilities: Iterable[Capability]) -> str:
     return "\n".join(lines)
 
 
-def document(capabilities: Iterable[Capability]) -> dict[str, Any]:
+def told(config: Config, findings: Sequence[Finding]) -> str:
+    """What was found, a paragraph each, and how much of it there is."""
+    services = ", ".join(config.services) or "none"
+    lines = [f"node {config.node}; services: {services}"]
+    lines += [f"configuration {digest(config.services.values())}: compare it with that of the other nodes"]
+    for found in findings:
+        lines += _wrapped(f"{found.severity.upper()} {found.subject}: {found.text} ({found.code})", "")
+        lines += _wrapped(found.mend, INDENT)
+    errors = sum(found.severity is Severity.ERROR for found in findings)
+    if findings:
+        lines += [f"{errors} errors, {len(findings) - errors} warnings"]
+    else:
+        lines += ["nothing was found that stands in the way of a takeover here"]
+    return "\n".join(lines)
+
+
+def _wrapped(text: str, indent: str) -> list[str]:
+    return textwrap.wrap(plain(text), WIDTH, initial_indent=indent, subsequent_indent=INDENT)
+
+
+def document(config: Config, capabilities: Iterable[Capability], findings: Iterable[Finding]) -> dict[str, Any]:
     """The same as a JSON document."""
     found = list(capabilities)
     return {
+        "version": VERSION,
+        "node": config.node,
+        "digest": digest(config.services.values()),
         "interfaces": [
             {
                 "name": capability.name,
@@ -49,6 +83,7 @@ def document(capabilities: Iterable[Capability]) -> dict[str, Any]:
             for capability in found
         ],
         "missing": [str(use) for use in missing(found)],
+        "findings": [asdict(each) for each in findings],
     }
 
 

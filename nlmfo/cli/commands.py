@@ -19,13 +19,14 @@ from nlmfo.cli import page, text
 from nlmfo.cli.telling import telling
 from nlmfo.config import Config, Isolation, Service
 from nlmfo.errors import ExitCode, NlmfoError, NotOwned
-from nlmfo.failover import past, progress, runs
+from nlmfo.failover import past, progress, readiness, runs
 from nlmfo.failover.clients import forget, on_record
 from nlmfo.failover.events import Outcome, Verb
 from nlmfo.failover.held import held_on
 from nlmfo.failover.keep import Keep
 from nlmfo.failover.keeper import Place
 from nlmfo.failover.progress import Progress
+from nlmfo.failover.readiness import Severity
 from nlmfo.failover.status import ServiceStatus, of_service
 from nlmfo.host import survey
 from nlmfo.host.namespaces import Namespaces
@@ -200,11 +201,16 @@ def history(config: Config, arguments: argparse.Namespace) -> ExitCode:
     return ExitCode.OK
 
 
-def check(_: Config, arguments: argparse.Namespace) -> ExitCode:
+def check(config: Config, arguments: argparse.Namespace) -> ExitCode:
+    """1 when something was found with which a takeover here fails, or loses locks."""
     _need_root()
-    found = survey.of_kernel()
-    print(json.dumps(checks.document(found), indent=2) if arguments.json else checks.table(found))
-    return ExitCode.OK
+    kernel, found = survey.of_kernel(), readiness.findings(config)
+    if arguments.json:
+        print(json.dumps(checks.document(config, kernel, found), indent=2))
+    else:
+        print(checks.table(kernel), checks.told(config, found), sep="\n\n")
+    bad = checks.missing(kernel) or any(each.severity is Severity.ERROR for each in found)
+    return ExitCode.FAILED if bad else ExitCode.OK
 
 
 def keep(config: Config, arguments: argparse.Namespace) -> ExitCode:

@@ -156,8 +156,8 @@ def entries(etab: str) -> tuple[tuple[Path, str], ...]:
     """Each path in an etab with one of its clients, in the words of the table."""
     # Not splitlines(): to it U+2028 and others, which are good in a name, end a line as well.
     fields = (line.partition("\t") for line in etab.split("\n") if line)
-    return tuple((_unescape(path), rest.partition("(")[0]) for path, _, rest in fields)
+    return tuple((unescaped(path), rest.partition("(")[0]) for path, _, rest in fields)
 
 
-def _unescape(path: str) -> Path:
+def unescaped(path: str) -> Path:
     return Path(os.fsdecode(_ESCAPE.sub(lambda found: bytes((int(found[1], 8),)), os.fsencode(path))))

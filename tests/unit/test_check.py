@@ -4,16 +4,28 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from nlmfo.cli import check
+from nlmfo.cli import check, commands
+from nlmfo.cli.main import main
+from nlmfo.config.digest import digest
+from nlmfo.failover import readiness
+from nlmfo.failover.readiness import Finding, Severity
+from nlmfo.host import survey
 from nlmfo.kernel import capabilities
 from nlmfo.kernel.capabilities import Capability, Use
 from nlmfo.kernel.version import Answer
+from tests.unit import shapes
 from tests.unit.kernel_fake import FakeKernel
 from tests.unit.kernel_netlink_fake import interfaces
+from tests.unit.test_config import HOME, write
 
+CONFIG = shapes.config(Path("/registry"))
+BAD = Finding(Severity.ERROR, "home", "in-fstab", "/etc/fstab line 3 mounts /srv/home", "remove the line")
+DOUBT = Finding(Severity.WARNING, "node", "no-registry", "there is no registry", "make one")
 FOUND = (
     Capability("unlock_ip", Answer.YES, "/proc/fs/nfsd/unlock_ip", "drops nothing"),
     Capability("threads", Answer.YES, "/proc/fs/nfsd/threads", "", (Use.START_GRACE, Use.END_GRACE)),
@@ -47,7 +59,7 @@ def test_a_long_note_is_wrapped_and_keeps_every_word() -> None:
 
 
 def test_the_document_is_json_with_the_same_content() -> None:
-    document = json.loads(json.dumps(check.document(FOUND)))
+    document = json.loads(json.dumps(check.document(CONFIG, FOUND, [BAD, DOUBT])))
     assert document["interfaces"][1] == {
         "name": "threads",
         "present": "yes",
@@ -57,6 +69,49 @@ def test_the_document_is_json_with_the_same_content() -> None:
     }
     assert len(document["interfaces"]) == 3
     assert document["missing"] == ["drop locks of a file system", "see locks", "flush exports"]
+    assert (document["version"], document["node"], document["digest"]) == (1, "node1", digest([]))
+    assert document["findings"][0] == {
+        "severity": "error",
+        "subject": "home",
+        "code": "in-fstab",
+        "text": "/etc/fstab line 3 mounts /srv/home",
+        "mend": "remove the line",
+    }
+
+
+def test_what_was_found_is_told_with_how_to_mend_it_and_counted() -> None:
+    assert check.told(CONFIG, [BAD, DOUBT]).splitlines() == [
+        "node node1; services: none",
+        f"configuration {digest([])}: compare it with that of the other nodes",
+        "ERROR home: /etc/fstab line 3 mounts /srv/home (in-fstab)",
+        "    remove the line",
+        "WARNING node: there is no registry (no-registry)",
+        "    make one",
+        "1 errors, 1 warnings",
+    ]
+    assert "nothing was found that stands in the way" in check.told(CONFIG, [])
+
+
+def test_only_what_services_say_makes_a_difference_between_two_nodes() -> None:
+    service = shapes.service()
+    same = replace(service, file=Path("/elsewhere/home.toml"))
+    assert digest([service]) == digest([same]) != digest([replace(service, threads=9)])
+    other = replace(service, name="mail")
+    assert digest([service, other]) == digest([other, service]) != digest([service])
+
+
+@pytest.mark.parametrize(("found", "status"), [((), 0), ((DOUBT,), 0), ((DOUBT, BAD), 1)])
+def test_the_command_fails_where_a_takeover_would(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: tuple[Finding, ...], status: int
+) -> None:
+    every = (Capability("all", Answer.YES, "/proc", "", tuple(check.NEEDED)),)
+    monkeypatch.setattr(survey, "of_kernel", lambda: every)
+    monkeypatch.setattr(readiness, "findings", lambda _: found)
+    monkeypatch.setattr(commands, "_need_root", lambda: None)
+    write(tmp_path, home=HOME)
+    assert main(["--config", str(tmp_path), "check"]) == status
+    monkeypatch.setattr(survey, "of_kernel", lambda: ())
+    assert main(["--config", str(tmp_path), "check", "--json"]) == 1
 
 
 @pytest.mark.parametrize("version", [(6, 1, 176), (6, 12, 117), (7, 2, 0)])

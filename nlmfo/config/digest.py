@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A short number that two nodes can compare: whether they mean the same services."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import fields
+
+from nlmfo.config.model import Service
+
+#: Hexadecimal digits: enough that no two configurations that people write have the same.
+DIGITS = 12
+
+
+def digest(services: Iterable[Service]) -> str:
+    """Of everything that services say, but where their files are; comments and the order of keys do not matter."""
+    text = "\n".join(
+        f"{service.name}.{field.name}={getattr(service, field.name)!r}"
+        for service in sorted(services, key=lambda service: service.name)
+        for field in fields(service)
+        if field.name != "file"
+    )
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:DIGITS]
