@@ -52,9 +52,7 @@ class Scene:
         for partition in self.service.partitions:
             (directory / "by-uuid" / partition.uuid).touch()
         patch.setattr(partitions, "BY_UUID", directory / "by-uuid")
-        patch.setattr(
-            readiness.shutil, "which", lambda name, **_: None if name in self.missing else f"/usr/sbin/{name}"
-        )
+        patch.setattr(shutil, "which", lambda name, **_: None if name in self.missing else f"/usr/sbin/{name}")
         patch.setattr(libmount, "library", lambda: None)
         patch.setattr(view, "statd_user", lambda: None)
         patch.setattr(view, "callout_program", lambda: self.callout)
