@@ -18,7 +18,7 @@ from nlmfo.failover.plan import Action, Step
 from nlmfo.host import addresses, daemons, exports, own_nfsd, partitions, view
 from nlmfo.host.namespaces import Namespaces
 from nlmfo.host.tickle import tickle
-from nlmfo.kernel import dropping, locks, syscalls
+from nlmfo.kernel import dropping, locks, nfsd, syscalls
 from nlmfo.ownership.registry import Registry
 from nlmfo.records import callout_config, write_callout_config
 from nlmfo.records.locks import discard_locks
@@ -93,6 +93,9 @@ class NetnsActions(Actions):
         return f"{dropped.before} locks, by {dropped.way}"
 
     def _stop_nfsd(self, _: Step, limit: Deadline) -> str:
+        if not self.namespaces.call(nfsd.threads):  # it was only set up: its records may be another node's
+            own_nfsd.stop(self.namespaces, 0)
+            return "it had not been started"
         clients = len(self._with_store(self.keeper.on_record, limit))
         own_nfsd.stop(self.namespaces, clients)
         return f"{clients} clients on record"

@@ -106,6 +106,13 @@ def test_a_takeover_is_refused_while_the_other_node_serves_before_anything_is_to
         assert "hint:" in result.err
     after = b.shell("cat /proc/mounts; ip -o address; ip netns; rm /run/nlmfo/home.lock; ls /run/nlmfo")
     assert after == state
+    # Whoever waits gets ready meanwhile, and nothing of that stays: not even a network that a socket of nfsd's keeps.
+    b.shell("echo 1 > /proc/sys/user/max_net_namespaces")
+    before = b.shell("cat /proc/mounts; ip -o address; ip netns")
+    for _ in range(2):
+        result = cluster.nlmfo(b, "takeover", "home", "--wait", "0.1")
+        assert (result.status, "a serves it (epoch 1)" in result.err) == (3, True), result
+        assert b.shell("cat /proc/mounts; ip -o address; ip netns") == before
     status = json.loads(cluster.nlmfo(a, "status", "--json").out)
     assert status["services"][0]["here"] == "serving"
     assert cluster.nlmfo(b, "status", "home").status == 5

@@ -558,6 +558,7 @@ class Hands:
 
     def _stop_nfsd(self, _: Step) -> None:
         if self.spot.threads:
+            self._need_records()
             self._forget(self.spot, self.records)
         self.spot.threads, self.spot.grace, self.spot.set_up = 0, False, False
 

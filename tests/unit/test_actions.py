@@ -29,7 +29,7 @@ from nlmfo.host import daemons, mmp, own_mounts, own_nfsd, partitions, probe
 from nlmfo.host.namespaces import Namespaces
 from nlmfo.host.node import Node
 from nlmfo.host.view import StatdUser
-from nlmfo.kernel import dropping
+from nlmfo.kernel import dropping, nfsd
 from nlmfo.ownership import copy
 from nlmfo.ownership.proof import Proof, Word
 from nlmfo.ownership.record import OwnerRecord, Standing, boot_id
@@ -579,12 +579,25 @@ def test_nfsd_has_time_to_stop_for_each_client_on_record(
     isolated: NetnsActions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stopped: list[int] = []
+    monkeypatch.setattr(nfsd, "threads", lambda: 8)
     monkeypatch.setattr(own_nfsd, "stop", lambda _, clients: stopped.append(clients))
     isolated.keeper.begin(StatdUser(os.geteuid(), os.getegid()))
     for client in CLIENTS:
         isolated.keeper.shared.add(isolated.service.addresses[0].ip, client, "home")
     assert do(isolated, Step(Action.STOP_NFSD, "")) == "2 clients on record"
     assert stopped == [2]
+
+
+def test_nfsd_that_was_only_set_up_is_stopped_without_a_look_at_records_that_are_elsewhere(
+    isolated: NetnsActions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A takeover that waited in vain: another node serves, and has the records mounted."""
+    stopped: list[int] = []
+    monkeypatch.setattr(nfsd, "threads", lambda: 0)
+    monkeypatch.setattr(own_nfsd, "stop", lambda _, clients: stopped.append(clients))
+    isolated.service.state.rmdir()
+    assert do(isolated, Step(Action.STOP_NFSD, "")) == "it had not been started"
+    assert stopped == [0]
 
 
 @pytest.mark.parametrize(("left", "deadline"), [(7, 7), (1000, partitions.UMOUNT)])
