@@ -63,7 +63,7 @@ def stop(namespaces: Namespaces, clients: int) -> None:
 
 
 def is_set_up(*, files: ControlFiles = PROC) -> bool:
-    """Whether there is an nfsd in the caller's network namespace, with threads or without: it keeps the network."""
+    """Whether there is an nfsd in the caller's network namespace, with threads or without: its sockets may keep it."""
     return nfsd.threads(files=files) > 0 or bool(nfsd_settings.listeners(files=files))
 
 

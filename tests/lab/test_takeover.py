@@ -106,7 +106,7 @@ def test_a_takeover_is_refused_while_the_other_node_serves_before_anything_is_to
         assert "hint:" in result.err
     after = b.shell("cat /proc/mounts; ip -o address; ip netns; rm /run/nlmfo/home.lock; ls /run/nlmfo")
     assert after == state
-    # Whoever waits gets ready meanwhile, and nothing of that stays: not even a network that a socket of nfsd's keeps.
+    # Whoever waits gets ready meanwhile, and nothing of that stays: not even the network, of which there may be one.
     b.shell("echo 1 > /proc/sys/user/max_net_namespaces")
     before = b.shell("cat /proc/mounts; ip -o address; ip netns")
     for _ in range(2):
