@@ -15,7 +15,7 @@ from typing import TypeVar
 from nlmfo.child import in_child
 from nlmfo.cli import check as checks
 from nlmfo.cli import history as histories
-from nlmfo.cli import page, text
+from nlmfo.cli import metrics, page, text
 from nlmfo.cli.telling import telling
 from nlmfo.config import Config, Isolation, Service
 from nlmfo.errors import ExitCode, NlmfoError, NotOwned
@@ -106,9 +106,7 @@ def abort(config: Config, arguments: argparse.Namespace) -> ExitCode:
 
 def status(config: Config, arguments: argparse.Namespace) -> ExitCode:
     """5 when a service was named and is not served here."""
-    states = [of_service(config, service) for service in _chosen(config, arguments)]
-    seen = {state.service: _progress(config.service(state.service), state) for state in states}
-    progresses = {name: found for name, found in seen.items() if found is not None}
+    states, progresses = _states(config, _chosen(config, arguments))
     if arguments.json:
         services = [asdict(state) | _progress_document(progresses.get(state.service)) for state in states]
         print(json.dumps({"node": config.node, "services": services}, indent=2))
@@ -117,6 +115,13 @@ def status(config: Config, arguments: argparse.Namespace) -> ExitCode:
     if arguments.service and states[0].here != "serving":
         return ExitCode.NOT_OWNED
     return ExitCode.OK
+
+
+def _states(config: Config, services: list[Service]) -> tuple[list[ServiceStatus], dict[str, Progress]]:
+    """Each service as it is, and how far the clients are of those that are served here."""
+    states = [of_service(config, service) for service in services]
+    seen = {state.service: _progress(config.service(state.service), state) for state in states}
+    return states, {name: found for name, found in seen.items() if found is not None}
 
 
 def _progress(service: Service, state: ServiceStatus) -> Progress | None:
@@ -198,6 +203,17 @@ def history(config: Config, arguments: argparse.Namespace) -> ExitCode:
         print(json.dumps(histories.run_document(run), indent=2))
     else:
         print(page.of(run) if arguments.html else histories.story(run))
+    return ExitCode.OK
+
+
+def show_metrics(config: Config, arguments: argparse.Namespace) -> ExitCode:
+    _need_root()
+    states, progresses = _states(config, list(config.services.values()))
+    found = metrics.page(states, progresses, past.runs(config.services.values()), config.node)
+    if arguments.output is None:
+        print(found, end="")
+    else:
+        metrics.write(arguments.output, found)
     return ExitCode.OK
 
 
