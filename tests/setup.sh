@@ -4,8 +4,8 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-PACKAGES="e2fsprogs gcc libc6-dev libsystemd-dev make mmdebstrap nfs-common pkg-config python3-dev python3-venv
-    rpcbind shellcheck user-mode-linux util-linux"
+PACKAGES="e2fsprogs fish gcc libc6-dev libsystemd-dev make mmdebstrap nfs-common pkg-config python3-dev python3-venv
+    rpcbind shellcheck user-mode-linux util-linux zsh"
 STAMP=.venv/made-from
 
 say() { echo "setup: $*" >&2; }

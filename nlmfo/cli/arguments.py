@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from nlmfo import __version__
-from nlmfo.cli import commands
+from nlmfo.cli import commands, completion
 from nlmfo.host import node_server
 
 CONFIG = Path("/etc/nlmfo")
@@ -18,7 +18,10 @@ FORCIBLE_FORGETTING = ("client-connected",)
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser; ``arguments.command`` is a function of configuration and arguments."""
+    """The parser; ``arguments.command`` is a function of configuration and arguments.
+
+    Where there is ``arguments.prints`` instead, that makes what is to be printed, without any configuration.
+    """
     top = argparse.ArgumentParser(
         prog="nlmfo",
         description="Move an NFS service between nodes without losing a lock.",
@@ -96,6 +99,9 @@ def _add_looks(found: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     )
     command = _command(found, "check", "what would fail on this node, and what its kernel offers", commands.check)
     _add_json(command)
+    printed = found.add_parser("completion", help="a script that completes this command line", allow_abbrev=False)
+    printed.add_argument("shell", metavar="SHELL", choices=tuple(completion.SHELLS), help="bash, zsh or fish")
+    printed.set_defaults(prints=lambda arguments: completion.script(arguments.shell, parser()))
     command = _command(found, "keep", "keep a service's records in order (takeover starts it)", commands.keep)
     command.add_argument("service", metavar="SERVICE")
 

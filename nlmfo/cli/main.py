@@ -22,6 +22,9 @@ def entry() -> None:
 def main(argv: Sequence[str]) -> int:
     """Run one command; the exit status is one of ExitCode."""
     arguments = parser().parse_args(argv)
+    if "prints" in arguments:
+        print(arguments.prints(arguments), end="")
+        return ExitCode.OK
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupted)
     try:
