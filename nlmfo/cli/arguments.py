@@ -93,6 +93,9 @@ def _add_looks(found: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     how = command.add_mutually_exclusive_group()
     how.add_argument("--json", action="store_true", help="one JSON document")
     how.add_argument("--html", action="store_true", help="one page about RUN, with the time line drawn")
+    command = _command(found, "monitor", "whether all of a service that is served here is well", commands.monitor)
+    command.add_argument("service", metavar="SERVICE")
+    _add_json(command)
     command = _command(found, "metrics", "the state of each service for Prometheus", commands.show_metrics)
     command.add_argument(
         "--output", metavar="FILE", type=_absolute, help="replace this file, for node_exporter's textfile collector"

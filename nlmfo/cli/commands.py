@@ -19,7 +19,7 @@ from nlmfo.cli import metrics, page, text
 from nlmfo.cli.telling import telling
 from nlmfo.config import Config, Isolation, Service
 from nlmfo.errors import ExitCode, NlmfoError, NotOwned
-from nlmfo.failover import past, progress, readiness, runs
+from nlmfo.failover import health, past, progress, readiness, runs
 from nlmfo.failover.clients import forget, on_record
 from nlmfo.failover.events import Outcome, Verb
 from nlmfo.failover.held import held_on
@@ -31,6 +31,7 @@ from nlmfo.failover.status import ServiceStatus, of_service
 from nlmfo.host import survey
 from nlmfo.host.namespaces import Namespaces
 from nlmfo.ownership.proof import Word
+from nlmfo.plain import plain
 
 T = TypeVar("T")
 Command = Callable[[Config, argparse.Namespace], ExitCode]
@@ -204,6 +205,20 @@ def history(config: Config, arguments: argparse.Namespace) -> ExitCode:
     else:
         print(page.of(run) if arguments.html else histories.story(run))
     return ExitCode.OK
+
+
+def monitor(config: Config, arguments: argparse.Namespace) -> ExitCode:
+    """1 when something is wrong with the service here, 5 when it is not served here."""
+    _need_root()
+    service = config.service(arguments.service)
+    found = health.troubles(config, service)
+    if arguments.json:
+        print(
+            json.dumps({"version": 1, "service": service.name, "troubles": [asdict(each) for each in found]}, indent=2)
+        )
+    else:
+        print("\n".join(f"{service.name}: {plain(each.text)}" for each in found) or f"{service.name}: all is well")
+    return ExitCode.FAILED if found else ExitCode.OK
 
 
 def show_metrics(config: Config, arguments: argparse.Namespace) -> ExitCode:

@@ -388,6 +388,23 @@ def test_a_release_that_is_stopped_by_a_signal_says_so_and_is_resumed(ground: Gr
     ground.nothing_is_left()
 
 
+def test_whatever_of_a_service_does_not_answer_any_more_is_named_by_monitor(ground: Ground) -> None:
+    a, before = ground.a, ground.state()
+    assert cluster.nlmfo(a, "monitor", "home").status == 5
+    cluster.takeover(a, ground.service)
+    well = cluster.nlmfo(a, "monitor", "home")
+    assert (well.status, well.out) == (0, "home: all is well\n"), str(well)
+    inside = "for pid in $(ip netns pids nlmfo-home); do echo $pid $(cat /proc/$pid/comm); done"
+    for name in ("rpc.mountd", "rpc.statd"):
+        a.shell(f"{inside} | awk '$2 == \"{name}\" {{ print $1 }}' | xargs kill -9")
+        ill = cluster.nlmfo(a, "monitor", "home")
+        assert ill.status == 1
+        assert f"home: {name} does not answer at 10.10.0.100: see /run/nlmfo/home/log/{name}.log\n" in ill.out, str(ill)
+    cluster.release(a, ground.service)
+    assert ground.state() == before
+    ground.nothing_is_left()
+
+
 def test_a_run_goes_on_when_nobody_reads_what_it_says_and_when_its_journal_cannot_be_written(ground: Ground) -> None:
     a, before = ground.a, ground.state()
     full = "mount -t tmpfs -o size=4k tmpfs /var/lib/nlmfo/runs; yes > /var/lib/nlmfo/runs/full 2> /dev/null || true"
