@@ -103,6 +103,21 @@ def test_a_partition_is_mounted_with_its_options_where_there_was_no_directory_ye
     assert partitions.is_mounted(disk.partition)
 
 
+def test_a_mount_that_is_rehearsed_changes_nothing_and_is_done_afterwards(disk: Disk, tmp_path: Path) -> None:
+    before = (tmp_path / "image").read_bytes()
+    partitions.rehearse_mount(disk.partition)
+    assert mounts.at(disk.mountpoint) is None
+    assert partitions.is_free(disk.device)
+    assert (tmp_path / "image").read_bytes() == before
+    mount(disk)
+    assert mounts.at(disk.mountpoint) is not None
+
+
+def test_what_stands_against_a_mount_is_not_said_by_its_rehearsal(disk: Disk) -> None:
+    disk.udev.devices.clear()
+    partitions.rehearse_mount(disk.partition)
+
+
 def test_after_the_unmount_the_device_is_free_for_another_node(disk: Disk) -> None:
     mount(disk)
     assert not partitions.is_free(disk.device)
