@@ -20,6 +20,9 @@ class Channels:
         self.number = number
         self.written: list[tuple[str, bytes]] = []
 
+    def exists(self, _: Path) -> bool:
+        return True
+
     def write(self, file: Path, data: bytes) -> None:
         self.written.append((str(file), data))
         if self.number and "nfsd.export" in str(file):
@@ -47,3 +50,11 @@ def test_nobody_is_made_known_and_the_directory_exported_to_him_long_ago() -> No
 def test_a_refusal_is_told_with_the_path_and_the_reason(number: int, why: str) -> None:
     with pytest.raises(ControlError, match=f"exporting /srv/home: .*{why}"):
         prove(Path("/srv/home"), files=Channels(number))  # type: ignore[arg-type]
+
+
+def test_a_kernel_that_takes_exports_by_netlink_only_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """rpc.mountd finds out what can be exported there, and a missing file is no missing directory."""
+    kernel = Channels(errno.ENOENT)
+    monkeypatch.setattr(kernel, "exists", lambda _: False)
+    prove(Path("/srv/home"), files=kernel)  # type: ignore[arg-type]
+    assert kernel.written == []
