@@ -220,8 +220,10 @@ class Actions(ABC):
     def _who_answers(self) -> dict[Address, str]:
         """Who has one of the addresses; not asked again where nobody answered just now, and a release is on record."""
         recorded = self.standpoint.proof is not None and self.standpoint.proof.recorded
-        if recorded and self._silence is not None and self._silence.lasts():
-            return {}
+        if self._silence is not None:
+            self._silence.end()
+            if recorded and self._silence.lasts():
+                return {}
         seconds = LISTEN_RECORDED if recorded else LISTEN
         return probe.answering(self.service.interface, self.service.addresses, seconds=seconds)
 

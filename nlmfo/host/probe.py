@@ -135,9 +135,13 @@ class Silence:
         """Whether nobody answered in the last round, a moment ago."""
         return time.monotonic() - self._heard < FRESH
 
-    def close(self) -> None:
-        """Ask no more."""
+    def end(self) -> None:
+        """Ask no more, but for the round that is under way."""
         self._over.set()
+
+    def close(self) -> None:
+        """The same, and see that round end."""
+        self.end()
         self._thread.join()
 
     def _listen(self) -> None:

@@ -189,6 +189,7 @@ def test_who_has_heard_silence_and_knows_of_a_release_asks_no_more(
     asked: list[float],
 ) -> None:
     heard: list[float] = []
+    ended: list[bool] = []
 
     class Heard:
         def __init__(self, *_: object, seconds: float) -> None:
@@ -196,6 +197,9 @@ def test_who_has_heard_silence_and_knows_of_a_release_asks_no_more(
 
         def lasts(self) -> bool:
             return bool(silent)
+
+        def end(self) -> None:
+            ended.append(True)
 
         def close(self) -> None:
             """It asked nobody."""
@@ -212,6 +216,7 @@ def test_who_has_heard_silence_and_knows_of_a_release_asks_no_more(
         hands.listen()
     do(hands, PROVE)
     assert heard == asked
+    assert ended == ([] if silent is None else [True])
 
 
 @pytest.mark.usefixtures("nothing_against_it")
