@@ -55,7 +55,12 @@ def outcome(run: Run) -> str:
 
 
 def story(run: Run) -> str:
-    """What happened, with the time of day in front, and what it came to."""
+    """What happened, and what it came to."""
+    return f"{happened(run)}\n{came_to(run)}"
+
+
+def happened(run: Run) -> str:
+    """Line by line, with the time of day in front."""
     lines = [f"{run.name}: {run.begun.verb} of {run.begun.service} on {run.begun.node}"]
     lines += [f"{text.when(run.heard[0].at)}  by the clock of that node"]
     if run.begun.fenced or run.begun.released_by:
@@ -68,11 +73,11 @@ def story(run: Run) -> str:
             lines += [f"{_moment(heard.at)}  {line}"]
     if run.report.error:
         lines += [f"{_moment(run.heard[-1].at)}  {run.report.error}"]
-    return _plain("\n".join((*lines, text.report(run.report))))
+    return _plain("\n".join(lines))
 
 
 def came_to(run: Run) -> str:
-    """The report at the end of the story."""
+    """The report of the run, as it was told at its end."""
     return _plain(text.report(run.report))
 
 

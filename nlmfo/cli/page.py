@@ -18,8 +18,8 @@ from nlmfo.failover.plan import Action
 from nlmfo.failover.report import clients_of
 from nlmfo.plain import plain
 
-#: Pixels: the whole drawing, the column of names, one line, and the chart of clients and locks.
-WIDTH, NAMES, LINE, CHART = 1000, 330, 20, 140
+#: Pixels: the whole drawing, the column of names, a line, the two above all, and the chart of clients and locks.
+WIDTH, NAMES, LINE, ABOVE, CHART = 1000, 330, 20, 40, 140
 #: Room for seconds at the right of the longest bar, and for the axis.
 RIGHT, AXIS = 90, 28
 _GRACE_BEGINS = frozenset({Action.START_NFSD, Action.GRACE})
@@ -58,7 +58,7 @@ def of(run: Run) -> str:
             "<h2>Report</h2>",
             f"<pre>{escape(history.came_to(run))}</pre>",
             "<h2>What happened</h2>",
-            f"<pre>{escape(history.story(run))}</pre>",
+            f"<pre>{escape(history.happened(run))}</pre>",
             "</body></html>",
         )
     )
@@ -73,13 +73,13 @@ def drawing(run: Run) -> str:
     scale = _Scale.of(run)
     bars = list(_bars(run))
     curves = list(_curves(run))
-    steps = len(bars) * LINE
+    steps = ABOVE + len(bars) * LINE
     height = steps + AXIS + (CHART + AXIS if curves else 0)
     parts = [f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="time line of the run">']
     parts += _band(run, scale, height - (AXIS if curves else 0))
     parts += _axis(scale, steps)
     for number, bar in enumerate(bars):
-        parts += _drawn_bar(bar, scale, number * LINE)
+        parts += _drawn_bar(bar, scale, ABOVE + number * LINE)
     parts += _waited(scale, steps)
     if curves:
         parts += _drawn_curves(curves, scale, steps + AXIS)
@@ -172,8 +172,9 @@ def _band(run: Run, scale: _Scale, height: int) -> list[str]:
     left, width = scale.x(begin), max(1.0, scale.x(end) - scale.x(begin))
     said = f"in grace for {end - begin:.1f} s{'' if over else ' and longer'}"
     return [
-        f'<rect class="grace" x="{left:.1f}" y="0" width="{width:.1f}" height="{height}"><title>{said}</title></rect>',
-        f'<text class="dim" x="{left - 6:.1f}" y="{LINE - 6}" text-anchor="end">{said}</text>',
+        f'<rect class="grace" x="{left:.1f}" y="{LINE}" width="{width:.1f}" height="{height - LINE}">'
+        f"<title>{said}</title></rect>",
+        f'<text class="dim" x="{left - 6:.1f}" y="{2 * LINE - 6}" text-anchor="end">{said}</text>',
     ]
 
 
@@ -207,10 +208,10 @@ def _drawn_bar(bar: _Bar, scale: _Scale, top: int) -> list[str]:
 def _waited(scale: _Scale, bottom: int) -> list[str]:
     if not scale.waited:
         return []
-    x = scale.x(scale.waited_from)
+    x, said = scale.x(scale.waited_from), f"waited {scale.waited:.1f} s for the release"
     return [
-        f'<line class="wait" x1="{x:.1f}" y1="0" x2="{x:.1f}" y2="{bottom}"/>',
-        f'<text class="dim" x="{x + 5:.1f}" y="{LINE - 6}">waited {scale.waited:.1f} s for the release</text>',
+        f'<line class="wait" x1="{x:.1f}" y1="{ABOVE}" x2="{x:.1f}" y2="{bottom}"/>',
+        f'<text class="dim" x="{x - 6:.1f}" y="{LINE - 6}" text-anchor="end">{said}</text>',
     ]
 
 
