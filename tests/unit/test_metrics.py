@@ -157,6 +157,11 @@ def test_the_alerts_ask_for_metrics_and_labels_that_there_are() -> None:
         assert f'{used}="' in WHOLE
 
 
+def test_the_documentation_has_every_metric_in_its_words() -> None:
+    text = (CHECKOUT / "docs/monitoring.md").read_text(encoding="utf-8")
+    assert dict(re.findall(r"^\| `(nlmfo_[a-z_]+)` \| (.*) \|$", text, re.MULTILINE)) == HELP
+
+
 def test_the_timer_starts_a_command_that_there_is() -> None:
     unit = (CHECKOUT / "contrib/prometheus/nlmfo-metrics.service").read_text(encoding="utf-8")
     (words,) = re.findall(r"^ExecStart=nlmfo (.*)$", unit, re.MULTILINE)
