@@ -14,15 +14,13 @@ from html import escape
 from nlmfo.cli import history, text
 from nlmfo.failover.events import AwaitingRelease, Progressed, Proved, StepDone, StepNotDone
 from nlmfo.failover.past import Run
-from nlmfo.failover.plan import Action
-from nlmfo.failover.report import clients_of
+from nlmfo.failover.report import GRACE_BEGINS, clients_of
 from nlmfo.plain import plain
 
 #: Pixels: the whole drawing, the column of names, a line, the two above all, and the chart of clients and locks.
 WIDTH, NAMES, LINE, ABOVE, CHART = 1000, 330, 20, 40, 140
 #: Room for seconds at the right of the longest bar, and for the axis.
 RIGHT, AXIS = 90, 28
-_GRACE_BEGINS = frozenset({Action.START_NFSD, Action.GRACE})
 
 _STYLE = """
 :root { color-scheme: light dark; --text: #1c2024; --dim: #63696f; --rule: #d5d9dd; --back: #ffffff; --bar: #3b74b8;
@@ -163,7 +161,7 @@ def _curves(run: Run) -> Iterator[_Curve]:
 
 def _band(run: Run, scale: _Scale, height: int) -> list[str]:
     """Grace, from the step that began it to its end, or to that of the run."""
-    begins = [h.at for h in run.heard if isinstance(h.event, StepDone) and h.event.step.action in _GRACE_BEGINS]
+    begins = [h.at for h in run.heard if isinstance(h.event, StepDone) and h.event.step.action in GRACE_BEGINS]
     if not begins:
         return []
     over = [h.at for h in run.heard if isinstance(h.event, Progressed) and not h.event.progress.in_grace]

@@ -41,13 +41,13 @@ from nlmfo.failover.events import (
     StepNotDone,
 )
 from nlmfo.failover.journal import as_object
-from nlmfo.failover.report import AddressDown, Lines, Report, Reporter, last_address_down
+from nlmfo.failover.report import EARLIER, AddressDown, Report, Reporter, last_address_down
 from nlmfo.failover.report import as_object as report_as_object
 from nlmfo.records import journal
 
 VERSION = 1
-#: Seconds to read the journals of earlier runs, and how many of them: enough to get past some that failed.
-READ, EARLIER = 3.0, 10
+#: Seconds to read the journals of earlier runs.
+READ = 3.0
 #: Select Graphic Rendition (ECMA-48): yellow, red, and back.
 _YELLOW, _RED, _PLAIN = "\x1b[33m", "\x1b[31m", "\x1b[0m"
 _WARNINGS = (ClientNotTold, ExportLeftOut, JournalNotWritten, LocksMissing)
@@ -222,11 +222,5 @@ def _before(config: Config, begun: Begun) -> AddressDown | None:
 
 
 def _last_address_down(runs: Path, begun: Begun) -> AddressDown | None:
-    return last_address_down(_journals(runs, begun.service), begun)
-
-
-def _journals(runs: Path, service: str) -> Iterator[Lines]:
-    """Those of a service, the newest first; one that cannot be read is left out."""
-    for name in reversed(journal.names(runs, service)[-EARLIER:]):
-        with suppress(NlmfoError):
-            yield journal.read(runs, name)
+    journals = journal.several(runs, begun.service, last=EARLIER)
+    return last_address_down((lines for _, lines in reversed(journals)), begun)

@@ -9,7 +9,7 @@ shown to people depends on any.
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import cache, partial
@@ -24,7 +24,7 @@ from nlmfo.failover.events import Begun, Event, Outcome, Verb
 from nlmfo.failover.journal import RUNS, name_of
 from nlmfo.failover.plan import Action, Plan, Step
 from nlmfo.failover.progress import Progress
-from nlmfo.failover.report import Lines, Report, Reporter, is_time, last_address_down
+from nlmfo.failover.report import EARLIER, Lines, Report, Reporter, is_time, last_address_down
 from nlmfo.records import journal
 
 #: Seconds to read the journals on the storage of one service.
@@ -77,12 +77,11 @@ def named(found: Iterable[Run], name: str) -> Run:
 
 def event_of(line: Mapping[str, Any]) -> Event | None:
     """What a line of a journal tells of; None when it is nothing that we know, or not as we write it."""
-    kind = _kinds().get(str(line.get("event")))
-    if kind is None:
+    if (name := str(line.get("event"))) not in _kinds():
         return None
+    kind, types_of = _kinds()[name]
     try:
-        known = get_type_hints(kind)
-        values = {f.name: _value(known[f.name], line[f.name]) for f in fields(kind) if f.name in line}
+        values = {f.name: _value(types_of[f.name], line[f.name]) for f in fields(kind) if f.name in line}
         return kind(**values)
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
@@ -90,24 +89,17 @@ def event_of(line: Mapping[str, Any]) -> Event | None:
 
 def _of_service(service: Service, directory: Path) -> list[Run]:
     shared = service.state / "runs"
-    journals = dict(_journals(directory, service.name))
+    journals = dict(journal.several(directory, service.name))
     with suppress(NlmfoError, OSError):  # storage that hangs or is elsewhere takes nothing from what is here
-        read = partial(_journals, shared, service.name)
+        read = partial(journal.several, shared, service.name)
         journals |= dict(in_child(f"reading {shared}", read, deadline=READ))
-    found = (_run(name, lines, list(journals.values())) for name, lines in journals.items())
+    found = (_run(name, journals) for name in journals)
     return [run for run in found if run is not None and run.begun.service == service.name]
 
 
-def _journals(directory: Path, service: str) -> list[tuple[str, Lines]]:
-    found: list[tuple[str, Lines]] = []
-    for name in journal.names(directory, service):
-        with suppress(NlmfoError):
-            found.append((name, journal.read(directory, name)))
-    return found
-
-
-def _run(name: str, lines: Lines, journals: Iterable[Lines]) -> Run | None:
+def _run(name: str, journals: Mapping[str, Lines]) -> Run | None:
     """None where the beginning is missing: a run that was killed before it had touched anything."""
+    lines = journals[name]
     heard = tuple(
         Heard(float(line["at"]), event) for line in lines if is_time(line.get("at")) and (event := event_of(line))
     )
@@ -117,14 +109,29 @@ def _run(name: str, lines: Lines, journals: Iterable[Lines]) -> Run | None:
     reporter = Reporter(begun, heard[0].at)
     for each in heard[1:]:
         reporter.hear(each.event, each.at)
-    return Run(name.removesuffix(SUFFIX), begun, heard, reporter.report(last_address_down(journals, begun)))
+    # Itself first, as the newest: by that it is told from other takeovers of the same boot.
+    known = (lines, *_until(heard[-1].at, [journals[other] for other in sorted(journals) if other != name]))
+    return Run(name.removesuffix(SUFFIX), begun, heard, reporter.report(last_address_down(known, begun)))
+
+
+def _until(end: float, journals: Iterable[Lines]) -> Iterator[Lines]:
+    """What was on record at that time of the runs that had begun last; the newest first."""
+    begun = [lines for lines in journals if lines and _at(lines[0]) <= end]
+    for lines in reversed(begun[-EARLIER:]):
+        yield [line for line in lines if _at(line) <= end]
+
+
+def _at(line: Mapping[str, Any]) -> float:
+    at = line.get("at")
+    return float(at) if is_time(at) else 0.0
 
 
 @cache
-def _kinds() -> dict[str, type[Event]]:
+def _kinds() -> dict[str, tuple[type[Event], dict[str, Any]]]:
+    """Each kind of event by its name, with the types of its fields."""
     # Not Event.__subclasses__(): that has each of them twice, as it was before and after it was given slots.
     found = (kind for kind in vars(events).values() if isinstance(kind, type) and issubclass(kind, Event))
-    return {name_of(kind): kind for kind in found if kind is not Event}
+    return {name_of(kind): (kind, get_type_hints(kind)) for kind in found if kind is not Event}
 
 
 def _value(kind: Any, found: Any) -> Any:
@@ -152,10 +159,8 @@ def _plan(found: Iterable[Mapping[str, Any]]) -> Plan:
 
 def _progress(found: dict[str, Any]) -> Progress:
     made = progress.from_object(found)
-    known = get_type_hints(Progress)
-    simple = {name: getattr(made, name) for name in ("state", "told", "in_grace", "grace_until", "ended", "problem")}
-    for name, value in simple.items():
-        _value(known[name], value)
+    for name, kind in _SIMPLE.items():
+        _value(kind, getattr(made, name))
     words = [word for each in made.waiting for word in (each.client, each.detail)]
     for word in (*words, *(made.locks.missing if made.locks else ())):
         _value(str, word)
@@ -165,6 +170,8 @@ def _progress(found: dict[str, Any]) -> Progress:
     return made
 
 
+#: What is read of progress as it is.
+_SIMPLE = {"state": int, "told": bool, "in_grace": bool, "grace_until": float, "ended": str, "problem": str}
 _MADE: Mapping[Any, Callable[[Any], Any]] = {
     Step: _step,
     Plan: _plan,

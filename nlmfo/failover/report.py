@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from nlmfo.failover.events import Begun, Ended, Event, Outcome, Progressed, StepDone, StepNotDone, Verb
 from nlmfo.failover.plan import Action, Step
 from nlmfo.failover.progress import Locks, Progress
 from nlmfo.records.ledger import Standing
 
+#: How many journals to look through for the last release: enough to get past some runs that failed.
+EARLIER = 10
 #: What begins a grace period, in either isolation.
-_GRACE_BEGINS = frozenset({Action.START_NFSD, Action.GRACE})
+GRACE_BEGINS = frozenset({Action.START_NFSD, Action.GRACE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +173,7 @@ class Reporter:
 
     def _told(self, service: str, heard: _Heard) -> Told:
         found = heard.progress
-        begins = [self._done[action] for action in _GRACE_BEGINS if action in self._done]
+        begins = [self._done[action] for action in GRACE_BEGINS if action in self._done]
         after = None if heard.over_at is None or not begins else max(0.0, heard.over_at - max(begins))
         grace = Grace(found.in_grace, found.grace_until, found.ended, after)
         return Told(service, clients_of(found), found.locks, grace, found.problem)
@@ -317,6 +319,6 @@ def _done(lines: Lines, action: Action) -> Mapping[str, Any] | None:
     return None
 
 
-def is_time(value: object) -> bool:
+def is_time(value: object) -> TypeGuard[int | float]:
     """A number of seconds below the year 5138; JSON also has such that no float can be."""
     return isinstance(value, int | float) and 0 <= value < 1e11

@@ -21,6 +21,7 @@ import re
 import stat
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,18 @@ def read(directory: Path, name: str) -> tuple[dict[str, Any], ...]:
     if content is None:
         raise StoreError(f"{directory / name}: not a journal", hint="it has to be a regular file of up to 4 MiB")
     return tuple(_objects(content))
+
+
+def several(directory: Path, service: str, *, last: int = 0) -> list[tuple[str, tuple[dict[str, Any], ...]]]:
+    """The journals of a service by their names, in their order; one that cannot be read is left out.
+
+    ``last``: so many of the newest only; 0 for all. Raises StoreError when the directory cannot be read.
+    """
+    found = []
+    for name in names(directory, service)[-last:]:
+        with suppress(StoreError):
+            found.append((name, read(directory, name)))
+    return found
 
 
 def prune(directory: Path, service: str) -> None:
