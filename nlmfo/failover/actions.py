@@ -125,12 +125,18 @@ class Actions(ABC):
     def _get_ready(self) -> None:
         """What this isolation has to prepare of its own."""
 
-    def listen(self) -> None:
-        """While another node serves: ask whether it still does, so that it need not be asked when it has let go."""
+    def stand_by(self) -> None:
+        """While another node serves: do what would only take time from clients once it has let go.
+
+        Ask whether it still does, so that it need not be asked then; and have the agent mount once, but for mounting.
+        """
         self._silence = Silence(self.service.interface, self.service.addresses, seconds=LISTEN_RECORDED)
+        for partition, device in self._devices().items():
+            with suppress(NlmfoError, OSError):  # whatever stands against a mount, the mount will say
+                self._with_store(partial(partitions.rehearse_mount, partition, device))
 
     def close(self) -> None:
-        """End what ``prepare`` and ``listen`` began."""
+        """End what ``prepare`` and ``stand_by`` began."""
         if self._silence is not None:
             self._silence.close()
         self._store.close()
@@ -364,8 +370,6 @@ def _refuse_if_used(limit: Deadline, partition: Partition, device: Path) -> None
 def _rehearse(service: Service) -> None:
     """What an agent does for the first time takes it many times as long as later, and clients wait then."""
     libmount.library()
-    for partition in service.mount_order:
-        partitions.rehearse_mount(partition)
     reclaims.held_now(service)
 
 

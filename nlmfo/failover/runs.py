@@ -185,7 +185,7 @@ def _takeover(config: Config, service: Service, word: Word, sink: Sink, wait: fl
             execute(ready, hands, log)
             if claims:
                 if found is None:
-                    hands.listen()
+                    hands.stand_by()
                     found, seen = _await_release(config, service, registry, seen, Deadline(wait), log)
                 log(Proved(service.name, found.reason, found.epoch))
                 hands.standpoint = Standpoint(word, found, 0 if seen.owner is None else seen.owner.state)

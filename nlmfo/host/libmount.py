@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -40,16 +42,12 @@ def rehearse_mount(device: Path, target: Path, options: str) -> None:
 
     The first mount of a process takes several times as long as the second. It reads the device to tell its type.
     """
-    found = library()
-    context = ctypes.c_void_p(found.mnt_new_context())
-    try:
+    with _context() as (found, context):
         found.mnt_context_enable_fake(context, True)
         found.mnt_context_disable_mtab(context, True)
         for name, value in (("source", device), ("target", target), ("options", options)):
             getattr(found, f"mnt_context_set_{name}")(context, os.fsencode(value))
         found.mnt_context_mount(context)
-    finally:
-        found.mnt_free_context(context)
 
 
 def umount(target: Path) -> None:
@@ -68,10 +66,19 @@ def library() -> ctypes.CDLL:
     return found
 
 
-def _do(doing: str, what: str, **about: object) -> None:
+@contextmanager
+def _context() -> Iterator[tuple[ctypes.CDLL, ctypes.c_void_p]]:
+    """The library, and what it keeps of one mount or unmount."""
     found = library()
     context = ctypes.c_void_p(found.mnt_new_context())
     try:
+        yield found, context
+    finally:
+        found.mnt_free_context(context)
+
+
+def _do(doing: str, what: str, **about: object) -> None:
+    with _context() as (found, context):
         # What is mounted elsewhere may hang: an unmount needs none of it.
         found.mnt_context_disable_canonicalize(context, what == "umount")
         for name, value in about.items():
@@ -83,5 +90,3 @@ def _do(doing: str, what: str, **about: object) -> None:
         if found.mnt_context_get_excode(context, result, text, ctypes.c_size_t(TEXT)):
             number = max(0, found.mnt_context_get_syscall_errno(context))
             raise MountFailed(doing, os.fsdecode(text.value) or os.strerror(number or abs(result)), number)
-    finally:
-        found.mnt_free_context(context)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -146,11 +145,9 @@ def mount(partition: Partition, device: Path, call: Call = own_child, *, deadlin
         raise PartitionError(f"{partition.mountpoint}: mount reported success, but {device} is not mounted there")
 
 
-def rehearse_mount(partition: Partition) -> None:
+def rehearse_mount(partition: Partition, device: Path) -> None:
     """Have this process ready to mount it; nothing is changed. Whatever stands against it, ``mount`` will say."""
-    if mounts.at(partition.mountpoint) is None:
-        with suppress(NlmfoError, OSError):
-            libmount.rehearse_mount(find(partition.uuid), partition.mountpoint, partition.options)
+    libmount.rehearse_mount(device, partition.mountpoint, partition.options)
 
 
 def mmp_in_use(partition: Partition, holder: str) -> Refused:

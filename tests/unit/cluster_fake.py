@@ -496,8 +496,8 @@ class Hands:
         self.server = self.node.server if self.host else self.spot
         self.records = cluster.records[service.name]
 
-    def listen(self) -> None:
-        """Nothing can be heard here."""
+    def stand_by(self) -> None:
+        """There is nothing to be heard or rehearsed here."""
 
     def prepare(self) -> None:
         self.cluster.moment()

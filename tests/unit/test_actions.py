@@ -213,7 +213,7 @@ def test_who_has_heard_silence_and_knows_of_a_release_asks_no_more(
     assert EIGHT.proof is not None
     hands = make(replace(EIGHT, proof=replace(EIGHT.proof, recorded=recorded)))
     if silent is not None:
-        hands.listen()
+        hands.stand_by()
     do(hands, PROVE)
     assert heard == asked
     assert ended == ([] if silent is None else [True])

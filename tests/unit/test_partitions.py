@@ -105,7 +105,7 @@ def test_a_partition_is_mounted_with_its_options_where_there_was_no_directory_ye
 
 def test_a_mount_that_is_rehearsed_changes_nothing_and_is_done_afterwards(disk: Disk, tmp_path: Path) -> None:
     before = (tmp_path / "image").read_bytes()
-    partitions.rehearse_mount(disk.partition)
+    partitions.rehearse_mount(disk.partition, disk.device)
     assert mounts.at(disk.mountpoint) is None
     assert partitions.is_free(disk.device)
     assert (tmp_path / "image").read_bytes() == before
@@ -114,8 +114,8 @@ def test_a_mount_that_is_rehearsed_changes_nothing_and_is_done_afterwards(disk: 
 
 
 def test_what_stands_against_a_mount_is_not_said_by_its_rehearsal(disk: Disk) -> None:
-    disk.udev.devices.clear()
-    partitions.rehearse_mount(disk.partition)
+    partitions.rehearse_mount(disk.partition, Path("/dev/away"))
+    assert mounts.at(disk.mountpoint) is None
 
 
 def test_after_the_unmount_the_device_is_free_for_another_node(disk: Disk) -> None:
