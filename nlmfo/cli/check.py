@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from nlmfo.cli import text
 from nlmfo.config import Config
 from nlmfo.config.digest import digest
 from nlmfo.failover.readiness import Finding, Severity
@@ -32,13 +33,12 @@ def table(capabilities: Iterable[Capability]) -> str:
     found = list(capabilities)
     rows = [("INTERFACE", "PRESENT", "CHOSEN FOR", "WHERE")]
     rows += [(c.name, c.present, ", ".join(c.chosen_for) or "-", c.where) for c in found]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines: list[str] = []
     before = ""
-    for row, note in zip(rows, ["", *(c.note for c in found)], strict=True):
-        lines.append("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+    for row, note in zip(text.columns(rows).split("\n"), ["", *(c.note for c in found)], strict=True):
+        lines.append(row)
         if note != before:
-            lines += textwrap.wrap(plain(note), WIDTH, initial_indent=INDENT, subsequent_indent=INDENT)
+            lines += _wrapped(note, INDENT)
         before = note
     if lacking := missing(found):
         lines.append(f"nothing found for: {', '.join(lacking)}")
@@ -61,8 +61,8 @@ def told(config: Config, findings: Sequence[Finding]) -> str:
     return "\n".join(lines)
 
 
-def _wrapped(text: str, indent: str) -> list[str]:
-    return textwrap.wrap(plain(text), WIDTH, initial_indent=indent, subsequent_indent=INDENT)
+def _wrapped(said: str, indent: str) -> list[str]:
+    return textwrap.wrap(plain(said), WIDTH, initial_indent=indent, subsequent_indent=INDENT)
 
 
 def document(config: Config, capabilities: Iterable[Capability], findings: Iterable[Finding]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 #: The words that stand for an argument in the help, and what the shells offer in its place.
@@ -45,6 +45,23 @@ class Command:
     @property
     def positionals(self) -> tuple[Argument, ...]:
         return tuple(argument for argument in self.arguments if not argument.names)
+
+
+@dataclass(frozen=True, slots=True)
+class Offers:
+    """What a shell is told to offer for a value: some ``words``, names of services, files, or nothing."""
+
+    words: Callable[[str], str]
+    services: str
+    files: str
+    nothing: str
+
+    def of(self, argument: Argument) -> str:
+        if argument.choices:
+            return self.words(" ".join(argument.choices))
+        if argument.value in SERVICES:
+            return self.services
+        return self.files if argument.value in FILES else self.nothing
 
 
 def commands(parser: argparse.ArgumentParser) -> tuple[Command, ...]:
@@ -92,12 +109,12 @@ def _bash(found: tuple[Command, ...]) -> str:
     for command in found:
         for option in (each for each in command.options if each.value):
             pattern = "|".join(shlex.quote(f"{command.name} {name}") for name in option.names)
-            lines.append(f"        {pattern}) {_bash_values(option)}; return ;;")
+            lines.append(f"        {pattern}) {_IN_BASH.of(option)}; return ;;")
     lines += ["    esac", '    case "$command" in']
     names = " ".join(command.name for command in subs)
     lines.append(f"        '') {_bash_words(f'{names} {_option_names(top)}')} ;;")
     for command in subs:
-        values = [_bash_values(each) for each in command.positionals]
+        values = [_IN_BASH.of(each) for each in command.positionals]
         more = "; ".join(
             [
                 f"[[ $cur == -* ]] && {_bash_words(_option_names(command))}",
@@ -112,12 +129,12 @@ def _bash_words(words: str) -> str:
     return f'COMPREPLY+=($(compgen -W {shlex.quote(words)} -- "$cur"))'
 
 
-def _bash_values(argument: Argument) -> str:
-    if argument.choices:
-        return _bash_words(" ".join(argument.choices))
-    if argument.value in SERVICES:
-        return 'COMPREPLY+=($(compgen -W "$(_nlmfo_services)" -- "$cur"))'
-    return 'COMPREPLY+=($(compgen -f -- "$cur"))' if argument.value in FILES else ":"
+_IN_BASH = Offers(
+    _bash_words,
+    'COMPREPLY+=($(compgen -W "$(_nlmfo_services)" -- "$cur"))',
+    'COMPREPLY+=($(compgen -f -- "$cur"))',
+    ":",
+)
 
 
 def _option_names(command: Command) -> str:
@@ -149,19 +166,14 @@ def _zsh(found: tuple[Command, ...]) -> str:
 
 
 def _zsh_argument(argument: Argument) -> str:
-    value = f":{argument.value}:{_zsh_values(argument)}" if argument.value else ""
+    value = f":{argument.value}:{_IN_ZSH.of(argument)}" if argument.value else ""
     if not argument.names:
         return shlex.quote(f":{value}".replace("::", ":", 1))
     specs = [shlex.quote(f"{name}[{_zsh_text(argument.text)}]{value}") for name in argument.names]
     return " ".join(specs)
 
 
-def _zsh_values(argument: Argument) -> str:
-    if argument.choices:
-        return f"({' '.join(argument.choices)})"
-    if argument.value in SERVICES:
-        return "_nlmfo_services"
-    return "_files" if argument.value in FILES else " "
+_IN_ZSH = Offers("({})".format, "_nlmfo_services", "_files", " ")
 
 
 def _zsh_text(text: str) -> str:
@@ -183,7 +195,7 @@ def _fish(found: tuple[Command, ...]) -> str:
     for command in subs:
         seen = shlex.quote(f"__fish_seen_subcommand_from {command.name}")
         lines += [
-            _fish_argument(argument, seen) for argument in command.arguments if argument.names or _fish_values(argument)
+            _fish_argument(argument, seen) for argument in command.arguments if argument.names or _IN_FISH.of(argument)
         ]
     return "\n".join([*lines, ""])
 
@@ -195,17 +207,17 @@ def _fish_argument(argument: Argument, when: str) -> str:
     if argument.names:
         words.append(f"-d {shlex.quote(argument.text)}")
     if argument.value:
-        values = _fish_values(argument)
+        values = _IN_FISH.of(argument)
         words += ["-x" if argument.names and argument.value not in FILES else "-r" if argument.names else "", values]
     return " ".join(word for word in words if word)
 
 
-def _fish_values(argument: Argument) -> str:
-    if argument.choices:
-        return f"-a {shlex.quote(' '.join(argument.choices))}"
-    if argument.value in SERVICES:
-        return "-a '(path basename /etc/nlmfo/services.d/*.toml | path change-extension \"\")'"
-    return "-F" if argument.value in FILES else ""
+_IN_FISH = Offers(
+    lambda words: f"-a {shlex.quote(words)}",
+    "-a '(path basename /etc/nlmfo/services.d/*.toml | path change-extension \"\")'",
+    "-F",
+    "",
+)
 
 
 SHELLS = {"bash": _bash, "zsh": _zsh, "fish": _fish}

@@ -68,9 +68,7 @@ def happened(run: Run) -> str:
         lines += [f"the operator said that {word}"]
     running = Running()
     for heard in run.heard:
-        said = text.line(heard.event)
-        for line in [*([] if said is None else [said]), *running.hear(heard.event, heard.at)]:
-            lines += [f"{_moment(heard.at)}  {line}"]
+        lines += [f"{_moment(heard.at)}  {line}" for line in running.lines(heard.event, heard.at)]
     if run.report.error:
         lines += [f"{_moment(run.heard[-1].at)}  {run.report.error}"]
     return _plain("\n".join(lines))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from nlmfo.cli import text
 from nlmfo.failover.events import AwaitingRelease, Ended, Event, Progressed, StepDone, StepNotDone, StepStarted
 from nlmfo.failover.plan import Action, Step
 from nlmfo.failover.progress import Locks, Progress
@@ -24,6 +25,11 @@ class Running:
         self._awaited: tuple[str, float] | None = None
         self._progress: dict[str, Progress] = {}
         self._reached: set[tuple[str, str]] = set()
+
+    def lines(self, event: Event, now: float) -> list[str]:
+        """All that there is to say of an event, which is taken in."""
+        said = text.line(event)
+        return [*([] if said is None else [said]), *self.hear(event, now)]
 
     def hear(self, event: Event, now: float) -> list[str]:
         """Take in an event; the lines for what was reached by it for the first time."""

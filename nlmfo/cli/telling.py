@@ -98,9 +98,8 @@ class Sentences(Teller):
 
     def tell(self, event: Event) -> None:
         with self._hearing:
-            reached = self._running.hear(event, time.monotonic())
-        said = text.line(event)
-        for line in [*([] if said is None else [said]), *reached]:
+            lines = self._running.lines(event, time.monotonic())
+        for line in lines:
             self.line(line, event)
 
     def line(self, line: str, _event: Event) -> None:

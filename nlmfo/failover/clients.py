@@ -12,7 +12,7 @@ from ipaddress import ip_address
 
 from nlmfo.config import Config, Isolation, Service
 from nlmfo.errors import NlmfoError, NotOwned, Refused
-from nlmfo.failover.runs import registry_of
+from nlmfo.failover.runs import not_served, registry_of
 from nlmfo.host import partitions
 from nlmfo.host.namespaces import Namespaces
 from nlmfo.host.node import Node
@@ -150,11 +150,7 @@ def _refuse_if_not_served(config: Config, service: Service) -> None:
     """Records that all nodes see are changed by the one that serves them."""
     owner = registry_of(config).read(service.name)
     if owner is None or not owner.serves(config.node, boot_id()):
-        by = f": {owner.node} has it ({owner.standing})" if owner else ""
-        raise NotOwned(
-            f"service '{service.name}' is not served here{by}",
-            hint="do it on the node that serves it" if owner else None,
-        )
+        raise not_served(service, owner, hint="do it on the node that serves it")
 
 
 def _not_owed(service: Service, store: Store, client: str) -> NlmfoError:

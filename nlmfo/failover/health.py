@@ -15,10 +15,10 @@ from pathlib import Path
 
 from nlmfo.child import in_child
 from nlmfo.config import Config, Isolation, Partition, Service
-from nlmfo.errors import NlmfoError, NotOwned
+from nlmfo.errors import NlmfoError
 from nlmfo.failover.look import look
 from nlmfo.failover.observe import Observed
-from nlmfo.failover.runs import registry_of
+from nlmfo.failover.runs import not_served, registry_of
 from nlmfo.host import daemons
 from nlmfo.host.addresses import Address
 from nlmfo.host.daemons import Program
@@ -42,8 +42,7 @@ def troubles(config: Config, service: Service) -> tuple[Trouble, ...]:
     """What is wrong with a service that is served here; empty when it is well. NotOwned where nothing of it is here."""
     seen = look(config, service, registry_of(config))
     if not seen.anything() and not seen.owned:
-        by = f": {seen.owner.node} has it ({seen.owner.standing})" if seen.owner else ""
-        raise NotOwned(f"service '{service.name}' is not served here{by}")
+        raise not_served(service, seen.owner)
     return (*_of_what_is_seen(service, seen), *_of_storage(service, seen), *_of_programs(service, seen))
 
 

@@ -144,6 +144,11 @@ class Past:
     last: str
 
     @property
+    def reached(self) -> str:
+        """What was going on last."""
+        return f"{self.verb}, {self.last}".rstrip(", ")
+
+    @property
     def finished(self) -> bool:
         """Whether nothing is left to resume."""
         return self.outcome not in (None, Outcome.INCOMPLETE)

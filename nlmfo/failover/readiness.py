@@ -26,10 +26,22 @@ from nlmfo.failover import journal
 from nlmfo.failover.journal import RUNS
 from nlmfo.failover.look import look
 from nlmfo.failover.runs import registry_of
-from nlmfo.host import exports, interfaces, libmount, mounts, node_addresses, node_server, own_mounts, partitions, view
+from nlmfo.host import (
+    exports,
+    interfaces,
+    libmount,
+    mounts,
+    node_addresses,
+    node_exports,
+    node_server,
+    own_mounts,
+    partitions,
+    view,
+)
+from nlmfo.run import ENVIRONMENT
 
 FSTAB, HOSTS = Path("/etc/fstab"), Path("/etc/hosts")
-EXPORTS, EXPORTS_D = Path("/etc/exports"), Path("/etc/exports.d")
+EXPORTS, EXPORTS_D = Path("/etc/exports"), node_exports.DIRECTORY
 #: What a service is made of on the node, and what its own NFS server needs.
 PROGRAMS = {
     Isolation.NETNS: ("rpcbind", "rpc.statd", "rpc.mountd", "exportfs", "nfsdcld", "nsenter", "unshare", "ip", "mount"),
@@ -72,9 +84,8 @@ def findings(config: Config) -> tuple[Finding, ...]:
 
 def _of_node(config: Config) -> Iterator[Finding]:
     isolations = {service.isolation for service in config.services.values()} or {Isolation.NETNS}
-    path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     wanted = sorted({program for isolation in isolations for program in PROGRAMS[isolation]})
-    missing = [program for program in wanted if shutil.which(program, path=path) is None]
+    missing = [program for program in wanted if shutil.which(program, path=ENVIRONMENT["PATH"]) is None]
     if missing:
         yield _error("node", "program-missing", f"not installed: {', '.join(missing)}", INSTALL)
     for what in (libmount.library, view.statd_user):
@@ -161,7 +172,7 @@ def _of_partitions(service: Service) -> Iterator[Finding]:
 
 def _of_exports(service: Service) -> Iterator[Finding]:
     """Another manager of the same export; in host isolation our own file is among them while it is served."""
-    own = f"nlmfo-{service.name}.exports"
+    own = node_exports.file_of(service).name
     files = [EXPORTS, *(sorted(EXPORTS_D.glob("*.exports")) if EXPORTS_D.is_dir() else [])]
     for file in (each for each in files if each.name != own):
         for number, words in _lines(file):
@@ -211,7 +222,7 @@ def _of_runs(service: Service) -> Iterator[Finding]:
     with suppress(NlmfoError):
         past = journal.newest(RUNS, service.name)
         if past is not None and not past.finished:
-            text = f"a run was cut off here ({past.verb}, {past.last})".replace(", )", ")")
+            text = f"a run was cut off here ({past.reached})"
             yield _error(
                 service.name, "unfinished", text, f"'nlmfo resume {service.name}' or 'nlmfo abort {service.name}'"
             )

@@ -43,7 +43,7 @@ from nlmfo.host import node_server, own_mounts
 from nlmfo.host.namespaces import RUN
 from nlmfo.ownership import fence, proof
 from nlmfo.ownership.proof import Proof, Word
-from nlmfo.ownership.record import boot_id
+from nlmfo.ownership.record import OwnerRecord, boot_id
 from nlmfo.ownership.registry import DirectoryRegistry, NoRegistry, Registry
 
 #: Seconds to wait for another service's run: in host isolation it may restart the nfsd of all.
@@ -338,8 +338,13 @@ def superseded(node: str, service: Service, seen: Observed) -> Refused:
 
 def _refuse_if_nothing(service: Service, seen: Observed) -> None:
     if not (seen.anything() or seen.owned or seen.listed):
-        by = f": {seen.owner.node} has it ({seen.owner.standing})" if seen.owner else ""
-        raise NotOwned(f"service '{service.name}' is not served here{by}")
+        raise not_served(service, seen.owner)
+
+
+def not_served(service: Service, owner: OwnerRecord | None, hint: str | None = None) -> NotOwned:
+    """That a service is not served here, and who has it; the ``hint`` is for where somebody has."""
+    by = f": {owner.node} has it ({owner.standing})" if owner else ""
+    return NotOwned(f"service '{service.name}' is not served here{by}", hint=hint if owner else None)
 
 
 @contextmanager

@@ -66,7 +66,7 @@ def of_service(config: Config, service: Service) -> ServiceStatus:
         untold=here == "serving" and not seen.told and not seen.unread,
         unread=bool(seen.unread),
         superseded=seen.superseded(config.node),
-        unfinished=None if past is None or past.finished else f"{past.verb}, {past.last}".rstrip(", "),
+        unfinished=None if past is None or past.finished else past.reached,
     )
     if seen.isolated:
         return _with_spool(state, service, view.on_node(Namespaces(service.name), view.SPOOL))

@@ -14,7 +14,6 @@ from nlmfo.errors import CommandFailed, NlmfoError
 from nlmfo.host.namespaces import Namespaces
 from nlmfo.kernel import caches, exportable
 from nlmfo.plain import plain
-from nlmfo.run import run
 
 QUICK = 30.0
 #: What exportfs says of a path that is not there (validate_export in utils/exportfs).
@@ -75,7 +74,12 @@ def prepare(namespaces: Namespaces, service: Service) -> None:
     Its paths need not be there yet: whether they can be exported, ``load`` sees. So a mistake in an option is found
     before anybody waits, and nobody waits for exportfs.
     """
-    found, said = namespaces.call(_prepare)
+    said = ""
+    try:
+        namespaces.run("exportfs", "-r")
+    except CommandFailed as error:  # if only because its paths are not there
+        said = "; ".join(plain(line) for line in error.stderr.splitlines() if NOT_THERE not in line)
+    found = namespaces.call(_set_aside)
     listed = [path for path, _ in entries(found)]
     for export in service.exports:
         if listed.count(export.path) < len(export.clients):
@@ -98,16 +102,11 @@ def load(namespaces: Namespaces, service: Service) -> None:
         raise NlmfoError(f"service '{service.name}': not exported: {', '.join(map(str, sorted(missing)))}", hint=MUST)
 
 
-def _prepare() -> tuple[str, str]:
-    """The table, and what exportfs says, but for that the paths are not there. Runs in the service's namespaces."""
-    said = ""
-    try:
-        run(["exportfs", "-r"], deadline=QUICK)
-    except CommandFailed as error:
-        said = "; ".join(plain(line) for line in error.stderr.splitlines() if NOT_THERE not in line)
+def _set_aside() -> str:
+    """The table that exportfs made, in place of which there is an empty one. Runs in the service's namespaces."""
     ETAB.replace(_ready())
     ETAB.touch()
-    return _read(_ready()), said
+    return _read(_ready())
 
 
 def _load(paths: tuple[Path, ...]) -> str:

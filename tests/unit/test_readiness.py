@@ -16,6 +16,8 @@ import pytest
 from nlmfo.config import Config, Export, Isolation, Service
 from nlmfo.errors import NlmfoError
 from nlmfo.failover import journal, readiness
+from nlmfo.failover.events import Outcome, Verb
+from nlmfo.failover.journal import Past
 from nlmfo.failover.readiness import Severity, findings
 from nlmfo.host import interfaces, libmount, mounts, node_addresses, node_server, own_mounts, partitions, view
 from nlmfo.host.node_server import Unfit
@@ -236,9 +238,9 @@ def test_clients_whose_names_no_file_has_are_named(scene: Scene) -> None:
 
 
 def test_a_run_that_was_cut_off_here_is_told(scene: Scene) -> None:
-    scene.patch.setattr(journal, "newest", lambda *_: SimpleNamespace(finished=False, verb="takeover", last="mount"))
+    scene.patch.setattr(journal, "newest", lambda *_: Past("name", Verb.TAKEOVER, "b", "boot", None, "mount"))
     assert scene.only().text == "a run was cut off here (takeover, mount)"
-    scene.patch.setattr(journal, "newest", lambda *_: SimpleNamespace(finished=True))
+    scene.patch.setattr(journal, "newest", lambda *_: Past("name", Verb.TAKEOVER, "b", "boot", Outcome.SERVED, "mount"))
     assert scene.codes() == []
 
 
