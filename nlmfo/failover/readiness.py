@@ -23,6 +23,7 @@ from nlmfo.child import in_child
 from nlmfo.config import Config, Isolation, Service
 from nlmfo.errors import NlmfoError
 from nlmfo.failover import journal
+from nlmfo.failover.host import no_way_into_grace
 from nlmfo.failover.journal import RUNS
 from nlmfo.failover.look import look
 from nlmfo.failover.runs import registry_of
@@ -33,6 +34,7 @@ from nlmfo.host import (
     mounts,
     node_addresses,
     node_exports,
+    node_locks,
     node_server,
     own_mounts,
     partitions,
@@ -138,11 +140,9 @@ def _of_service(config: Config, service: Service) -> Iterator[Finding]:
     if service.isolation is Isolation.HOST:
         for unfit in node_server.unfit(own_mounts.v3_clients(), service.versions):
             yield _error(service.name, unfit.code, unfit.text, unfit.hint)
-        if not config.restart_nfsd:
-            text = "no way into grace: a restart of this node's nfsd is not allowed"
-            yield _error(
-                service.name, "no-grace", text, 'set "restart_nfsd = true" in [cluster], or isolation = "netns"'
-            )
+        if not config.restart_nfsd and not node_locks.grace_per_address():
+            refusal = no_way_into_grace(service)
+            yield _error(service.name, refusal.code, refusal.text, refusal.hint or "")
 
 
 def _of_interface(service: Service) -> Iterator[Finding]:

@@ -23,6 +23,8 @@ LOCK = CHECKOUT / "requirements.lock"
 
 SUITE = "bookworm"
 PACKAGES = (
+    "corosync",
+    "crmsh",
     "dbus",
     "e2fsprogs",
     "iproute2",
@@ -30,10 +32,14 @@ PACKAGES = (
     "kmod",
     "nfs-kernel-server",
     "nftables",
+    "pacemaker",
     "procps",
     "python3",
+    "python3-pyroute2",
+    "python3-pyudev",
     "python3-systemd",
     "python3-venv",
+    "resource-agents",
     "systemd-sysv",
     "udev",
 )
@@ -98,11 +104,14 @@ def _build_tree(path: Path) -> None:
     for wheel in wheels.glob("*.whl"):
         shutil.copy(wheel, new / "tmp/wheels")
     _inside(new, "python3", "-m", "venv", "--system-site-packages", "/opt/nlmfo")
-    _inside(new, "/opt/nlmfo/bin/pip", "install", "-q", "--no-index", "-f", "/tmp/wheels", *RUNTIME)
+    _inside(new, "/opt/nlmfo/bin/pip", "install", "-q", "-I", "--no-index", "-f", "/tmp/wheels", *RUNTIME)
     shutil.rmtree(new / "tmp/wheels")
     for file in FULL_NODE_FILES.iterdir():
         shutil.copy(file, new / ("etc/systemd/system" if file.suffix == ".service" else "lab"))
     _inside(new, "systemctl", "enable", "lab-agent.service")
+    _inside(
+        new, "systemctl", "disable", "corosync.service", "pacemaker.service"
+    )  # a test that wants a cluster makes one
     with (new / "etc/fstab").open("a") as fstab:
         # Before the first mount that needs a module.
         before = "x-systemd.before=proc-fs-nfsd.mount,x-systemd.before=systemd-modules-load.service"

@@ -19,7 +19,17 @@ from nlmfo.failover import journal, readiness
 from nlmfo.failover.events import Outcome, Verb
 from nlmfo.failover.journal import Past
 from nlmfo.failover.readiness import Severity, findings
-from nlmfo.host import interfaces, libmount, mounts, node_addresses, node_server, own_mounts, partitions, view
+from nlmfo.host import (
+    interfaces,
+    libmount,
+    mounts,
+    node_addresses,
+    node_locks,
+    node_server,
+    own_mounts,
+    partitions,
+    view,
+)
 from nlmfo.host.node_server import Unfit
 from tests.unit import shapes
 
@@ -220,6 +230,8 @@ def test_in_host_isolation_the_nodes_own_server_has_to_be_fit(scene: Scene) -> N
     scene.serve(replace(scene.service, isolation=Isolation.HOST))
     scene.patch.setattr(node_server, "unfit", lambda *_: (Unfit("statd-notifies", "it notifies", "add -L"),))
     assert scene.codes() == ["statd-notifies", "no-grace"]
+    scene.patch.setattr(node_locks, "grace_per_address", lambda: True)
+    assert scene.codes() == ["statd-notifies"]
 
 
 def test_clients_whose_names_no_file_has_are_named(scene: Scene) -> None:
