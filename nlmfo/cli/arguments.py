@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The command line's grammar: commands, options, and which function of ``nlmfo.cli.commands`` does each."""
+"""The command line's grammar: commands, options, and which function of ``nlmfo.cli.commands`` does each.
+
+Those are named and not imported: a command loads what it needs, and no more.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,25 @@ import argparse
 from pathlib import Path
 
 from nlmfo import __version__
-from nlmfo.cli import commands, completion
-from nlmfo.host import node_server
 
 CONFIG = Path("/etc/nlmfo")
 #: Refusals that ``--force=CODE`` passes: what they guard against, the operator may know better.
-FORCIBLE = ("own-client", "stale-records", *sorted(node_server.FORCIBLE))
+FORCIBLE = (
+    "own-client",
+    "stale-records",
+    "nfsd-bound",
+    "no-client-tracking",
+    "sm-notify-lifts-grace",
+    "statd-notifies",
+    "statd-without-callout",
+)
 #: The same, of ``clients --forget``.
 FORCIBLE_FORGETTING = ("client-connected",)
+SHELLS = ("bash", "zsh", "fish")
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser; ``arguments.command`` is a function of configuration and arguments.
+    """The parser; ``arguments.command`` names a function of configuration and arguments, in nlmfo.cli.commands.
 
     Where there is ``arguments.prints`` instead, that makes what is to be printed, without any configuration.
     """
@@ -42,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_runs(found: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = _command(found, "takeover", "serve a service on this node", commands.takeover)
+    command = _command(found, "takeover", "serve a service on this node", "runs.takeover")
     command.add_argument("service", metavar="SERVICE")
     command.add_argument(
         "--wait",
@@ -53,28 +63,28 @@ def _add_runs(found: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     )
     _add_word(command)
     _add_telling(command)
-    command = _command(found, "release", "let go of a service that this node serves", commands.release)
+    command = _command(found, "release", "let go of a service that this node serves", "runs.release")
     command.add_argument("service", metavar="SERVICE")
     _add_telling(command)
-    command = _command(found, "plan", "show what a takeover or release would do, and why", commands.plan)
+    command = _command(found, "plan", "show what a takeover or release would do, and why", "runs.plan")
     command.add_argument("verb", choices=("takeover", "release"))
     command.add_argument("service", metavar="SERVICE")
     _add_json(command)
     _add_word(command)
-    command = _command(found, "resume", "go on with a takeover or release that was cut off", commands.resume)
+    command = _command(found, "resume", "go on with a takeover or release that was cut off", "runs.resume")
     command.add_argument("service", metavar="SERVICE", nargs="?")
     _add_word(command)
     _add_telling(command)
-    command = _command(found, "abort", "go back to a safe state after a run that was cut off", commands.abort)
+    command = _command(found, "abort", "go back to a safe state after a run that was cut off", "runs.abort")
     command.add_argument("service", metavar="SERVICE")
     _add_telling(command)
 
 
 def _add_looks(found: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = _command(found, "status", "who serves what", commands.status)
+    command = _command(found, "status", "who serves what", "status.status")
     command.add_argument("service", metavar="SERVICE", nargs="?")
     _add_json(command)
-    command = _command(found, "clients", "who is on record here as a possible holder of locks", commands.clients)
+    command = _command(found, "clients", "who is on record here as a possible holder of locks", "records.clients")
     command.add_argument("service", metavar="SERVICE", nargs="?")
     command.add_argument("--fsid", metavar="FSID", help="only who may hold locks below the export with this fsid")
     command.add_argument(
@@ -84,33 +94,33 @@ def _add_looks(found: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     )
     _add_force(command, FORCIBLE_FORGETTING)
     _add_json(command)
-    command = _command(found, "locks", "which locks clients hold here, on which files", commands.locks)
+    command = _command(found, "locks", "which locks clients hold here, on which files", "records.locks")
     command.add_argument("service", metavar="SERVICE", nargs="?")
     _add_json(command)
-    command = _command(found, "history", "what was done here, and what came of it", commands.history)
+    command = _command(found, "history", "what was done here, and what came of it", "past.history")
     command.add_argument("run", metavar="RUN", nargs="?", help="tell of this run; the beginning of its name, or 'last'")
     command.add_argument("--service", metavar="SERVICE", help="only runs for this service")
     how = command.add_mutually_exclusive_group()
     how.add_argument("--json", action="store_true", help="one JSON document")
     how.add_argument("--html", action="store_true", help="one page about RUN, with the time line drawn")
-    command = _command(found, "monitor", "whether all of a service that is served here is well", commands.monitor)
+    command = _command(found, "monitor", "whether all of a service that is served here is well", "watch.monitor")
     command.add_argument("service", metavar="SERVICE")
     _add_json(command)
-    command = _command(found, "metrics", "the state of each service for Prometheus", commands.show_metrics)
+    command = _command(found, "metrics", "the state of each service for Prometheus", "watch.metrics")
     command.add_argument(
         "--output", metavar="FILE", type=_absolute, help="replace this file, for node_exporter's textfile collector"
     )
-    command = _command(found, "check", "what would fail on this node, and what its kernel offers", commands.check)
+    command = _command(found, "check", "what would fail on this node, and what its kernel offers", "check.check")
     _add_json(command)
     printed = found.add_parser("completion", help="a script that completes this command line", allow_abbrev=False)
-    printed.add_argument("shell", metavar="SHELL", choices=tuple(completion.SHELLS), help="bash, zsh or fish")
-    printed.set_defaults(prints=lambda arguments: completion.script(arguments.shell, parser()))
-    command = _command(found, "keep", "keep a service's records in order (takeover starts it)", commands.keep)
+    printed.add_argument("shell", metavar="SHELL", choices=SHELLS, help="bash, zsh or fish")
+    printed.set_defaults(prints="completion.script")
+    command = _command(found, "keep", "keep a service's records in order (takeover starts it)", "runs.keep")
     command.add_argument("service", metavar="SERVICE")
 
 
 def _command(
-    found: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str, does: commands.Command
+    found: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str, does: str
 ) -> argparse.ArgumentParser:
     command = found.add_parser(name, help=text, allow_abbrev=False)
     command.set_defaults(command=does)

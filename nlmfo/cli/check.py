@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from nlmfo.cli import text
+from nlmfo.cli import words
 from nlmfo.config import Config
 from nlmfo.config.digest import digest
 from nlmfo.failover.readiness import Finding, Severity
@@ -35,7 +35,7 @@ def table(capabilities: Iterable[Capability]) -> str:
     rows += [(c.name, c.present, ", ".join(c.chosen_for) or "-", c.where) for c in found]
     lines: list[str] = []
     before = ""
-    for row, note in zip(text.columns(rows).split("\n"), ["", *(c.note for c in found)], strict=True):
+    for row, note in zip(words.columns(rows).split("\n"), ["", *(c.note for c in found)], strict=True):
         lines.append(row)
         if note != before:
             lines += _wrapped(note, INDENT)

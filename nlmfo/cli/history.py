@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from nlmfo.cli import text
+from nlmfo.cli import text, words
 from nlmfo.cli.running import Running
 from nlmfo.failover import report
 from nlmfo.failover.journal import as_object
@@ -38,13 +38,13 @@ def table(runs: Sequence[Run]) -> str:
             plain(run.begun.service),
             str(run.begun.verb),
             plain(run.begun.node),
-            text.when(run.report.began),
+            words.when(run.report.began),
             f"{run.report.seconds:.1f} s",
             outcome(run),
         )
         for run in runs
     ]
-    return text.columns(rows)
+    return words.columns(rows)
 
 
 def outcome(run: Run) -> str:
@@ -62,7 +62,7 @@ def story(run: Run) -> str:
 def happened(run: Run) -> str:
     """Line by line, with the time of day in front."""
     lines = [f"{run.name}: {run.begun.verb} of {run.begun.service} on {run.begun.node}"]
-    lines += [f"{text.when(run.heard[0].at)}  by the clock of that node"]
+    lines += [f"{words.when(run.heard[0].at)}  by the clock of that node"]
     if run.begun.fenced or run.begun.released_by:
         word = f"{run.begun.fenced} was fenced" if run.begun.fenced else f"{run.begun.released_by} had let go"
         lines += [f"the operator said that {word}"]

@@ -6,8 +6,10 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from types import FrameType
+from typing import Any
 
 from nlmfo.cli.arguments import parser
 from nlmfo.config import load
@@ -23,7 +25,7 @@ def main(argv: Sequence[str]) -> int:
     """Run one command; the exit status is one of ExitCode."""
     arguments = parser().parse_args(argv)
     if "prints" in arguments:
-        print(arguments.prints(arguments), end="")
+        print(named(arguments.prints)(arguments), end="")
         return ExitCode.OK
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupted)
@@ -33,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
             print(f"nlmfo: warning: {warning}", file=sys.stderr)
         # Whoever stands in the service's directory, this process does not keep it busy.
         with contextlib.chdir("/"):
-            return int(arguments.command(config, arguments))
+            return int(named(arguments.command)(config, arguments))
     except NlmfoError as error:
         return _failed(error)
     except OSError as error:
@@ -42,6 +44,12 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("nlmfo: interrupted", file=sys.stderr)
         return ExitCode.FAILED
+
+
+def named(command: str) -> Callable[..., Any]:
+    """The function that the parser names, with all that it needs."""
+    module, _, function = command.partition(".")
+    return getattr(import_module(f"nlmfo.cli.commands.{module}"), function)  # type: ignore[no-any-return]
 
 
 def _failed(error: NlmfoError) -> int:

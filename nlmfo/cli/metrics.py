@@ -8,14 +8,14 @@ is about this node: ask each of them. contrib/prometheus has a timer and alerts 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nlmfo.failover.events import Outcome, Verb
 from nlmfo.failover.past import Run
 from nlmfo.failover.progress import Progress
 from nlmfo.failover.status import ServiceStatus
+from nlmfo.failover.verbs import Outcome, Verb
 from nlmfo.ownership.record import Standing
 from nlmfo.plain import plain
 from nlmfo.records.ledger import Standing as Notice
@@ -54,7 +54,7 @@ class Sample:
     labels: tuple[tuple[str, str], ...] = ()
 
 
-def page(states: Iterable[ServiceStatus], progresses: Mapping[str, Progress], runs: Sequence[Run], node: str) -> str:
+def page(states: Iterable[ServiceStatus], runs: Sequence[Run], node: str) -> str:
     """The whole file. ``runs``: those of the past, the oldest first; only those of ``node`` count."""
     own = [run for run in runs if run.begun.node == node]
     samples = [
@@ -62,7 +62,7 @@ def page(states: Iterable[ServiceStatus], progresses: Mapping[str, Progress], ru
         for state in states
         for sample in (
             *_of_state(state),
-            *_of_progress(state.service, progresses.get(state.service)),
+            *_of_progress(state.service, state.progress),
             *_of_runs(state.service, [run for run in own if run.begun.service == state.service]),
         )
     ]

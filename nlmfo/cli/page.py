@@ -11,10 +11,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from nlmfo.cli import history, text
+from nlmfo.cli import history, words
 from nlmfo.failover.events import AwaitingRelease, Progressed, Proved, StepDone, StepNotDone
 from nlmfo.failover.past import Run
-from nlmfo.failover.report import GRACE_BEGINS, clients_of
+from nlmfo.failover.progress import clients_of
+from nlmfo.failover.report import GRACE_BEGINS
 from nlmfo.plain import plain
 
 #: Pixels: the whole drawing, the column of names, a line, the two above all, and the chart of clients and locks.
@@ -50,7 +51,7 @@ def of(run: Run) -> str:
             f'<html lang="en"><head><meta charset="utf-8"><title>nlmfo: {_text(title)}</title>',
             f"<style>{_STYLE}</style></head><body>",
             f"<h1>{_text(title)}: {escape(history.outcome(run))}</h1>",
-            f'<p class="sub">{_text(run.name)}, {text.when(run.report.began)} by the clock of that node</p>',
+            f'<p class="sub">{_text(run.name)}, {words.when(run.report.began)} by the clock of that node</p>',
             "<h2>Time line</h2>",
             drawing(run),
             "<h2>Report</h2>",

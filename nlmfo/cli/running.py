@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from nlmfo.cli import text
 from nlmfo.failover.events import AwaitingRelease, Ended, Event, Progressed, StepDone, StepNotDone, StepStarted
 from nlmfo.failover.plan import Action, Step
-from nlmfo.failover.progress import Locks, Progress
-from nlmfo.failover.report import clients_of
+from nlmfo.failover.progress import Locks, Progress, clients_of
 from nlmfo.plain import plain
 
 #: The steps in which clients come back, so that there is more to say than how long it takes.

@@ -37,12 +37,12 @@ from nlmfo.failover.events import (
     ExportLeftOut,
     JournalNotWritten,
     LocksMissing,
-    Outcome,
     StepNotDone,
 )
 from nlmfo.failover.journal import as_object
 from nlmfo.failover.report import EARLIER, AddressDown, Report, Reporter, last_address_down
 from nlmfo.failover.report import as_object as report_as_object
+from nlmfo.failover.verbs import Outcome
 from nlmfo.records import journal
 
 VERSION = 1

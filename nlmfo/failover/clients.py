@@ -12,7 +12,8 @@ from ipaddress import ip_address
 
 from nlmfo.config import Config, Isolation, Service
 from nlmfo.errors import NlmfoError, NotOwned, Refused
-from nlmfo.failover.runs import not_served, registry_of
+from nlmfo.failover.look import registry_of
+from nlmfo.failover.runs import not_served
 from nlmfo.host import partitions
 from nlmfo.host.namespaces import Namespaces
 from nlmfo.host.node import Node

@@ -5,36 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 
 from nlmfo.failover.plan import Plan, Step
 from nlmfo.failover.progress import Progress
+from nlmfo.failover.verbs import Outcome, Verb
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
     """Base of all events."""
-
-
-class Verb(StrEnum):
-    """What a run is for."""
-
-    TAKEOVER = "takeover"
-    RELEASE = "release"
-    ABORT = "abort"
-
-
-class Outcome(StrEnum):
-    """How a run ended. Of one that was killed there is no word."""
-
-    SERVED = "served"
-    RELEASED = "released"
-    #: The takeover failed, and nothing of it is left.
-    TAKEN_DOWN = "taken down"
-    #: Something is left, and ``nlmfo resume`` or ``abort`` has to see to it.
-    INCOMPLETE = "incomplete"
-    #: Refused or failed before anything was touched.
-    UNTOUCHED = "untouched"
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,9 @@ from nlmfo.config import Config, Service
 from nlmfo.deadline import Deadline
 from nlmfo.errors import NlmfoError
 from nlmfo.failover import progress, standdown
-from nlmfo.failover.keeper import Keeper, Place
+from nlmfo.failover.keeper import Keeper
 from nlmfo.failover.notices import Notices
+from nlmfo.failover.place import Place
 from nlmfo.failover.progress import Progress
 from nlmfo.failover.reclaims import Reclaims, held_now
 from nlmfo.failover.senders import sender_of

@@ -11,15 +11,20 @@ from nlmfo.errors import NlmfoError
 from nlmfo.failover import shared
 from nlmfo.failover.observe import Observed
 from nlmfo.host import addresses, daemons, exports, node_addresses, node_exports, node_locks, own_nfsd, partitions, view
-from nlmfo.host.namespaces import Namespaces
+from nlmfo.host.namespaces import RUN, Namespaces
 from nlmfo.host.node import Node
 from nlmfo.kernel import grace, nfsd
 from nlmfo.ownership.record import OwnerRecord, boot_id
-from nlmfo.ownership.registry import Registry
+from nlmfo.ownership.registry import DirectoryRegistry, NoRegistry, Registry
 from nlmfo.records import CALLOUT_CONFIG, Store, callout_addresses
 
 #: Seconds to read a few bytes from the shared storage. Those of several services may hang, one after the other.
 READ = 5.0
+
+
+def registry_of(config: Config) -> Registry:
+    """Where the owner records of this configuration are."""
+    return NoRegistry(RUN) if config.registry is None else DirectoryRegistry(config.registry)
 
 
 def look(config: Config, service: Service, registry: Registry) -> Observed:

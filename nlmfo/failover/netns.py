@@ -13,7 +13,8 @@ from nlmfo.deadline import Deadline
 from nlmfo.errors import NlmfoError
 from nlmfo.failover.actions import Actions, Standpoint, announced, callout_entries
 from nlmfo.failover.events import Sink
-from nlmfo.failover.keeper import Keeper, Place
+from nlmfo.failover.keeper import Keeper
+from nlmfo.failover.place import Place
 from nlmfo.failover.plan import Action, Step
 from nlmfo.host import addresses, daemons, exports, own_nfsd, partitions, view
 from nlmfo.host.namespaces import Namespaces

@@ -20,11 +20,13 @@ from nlmfo.child import in_child
 from nlmfo.config import Service
 from nlmfo.errors import NlmfoError
 from nlmfo.failover import events, progress
-from nlmfo.failover.events import Begun, Event, Outcome, Verb
-from nlmfo.failover.journal import RUNS, name_of
+from nlmfo.failover.events import Begun, Event
+from nlmfo.failover.journal import name_of
+from nlmfo.failover.last_run import RUNS
 from nlmfo.failover.plan import Action, Plan, Step
 from nlmfo.failover.progress import Progress
 from nlmfo.failover.report import EARLIER, Lines, Report, Reporter, is_time, last_address_down
+from nlmfo.failover.verbs import Outcome, Verb
 from nlmfo.records import journal
 
 #: Seconds to read the journals on the storage of one service.

@@ -69,6 +69,43 @@ class Progress:
         return sum(self.clients.values())
 
 
+@dataclass(frozen=True, slots=True)
+class Clients:
+    """How many clients there were to tell, and how far they have come.
+
+    ``told``: were sent a notice; ``answered``: acknowledged it, or are ``back`` or ``left`` by now; ``unreachable``:
+    did not answer. The last two name the first of those, and of those that were told and have asked for no lock yet.
+    """
+
+    owed: int
+    told: int
+    answered: int
+    back: int
+    left: int
+    unreachable: int
+    unreachable_names: tuple[str, ...] = ()
+    not_back_names: tuple[str, ...] = ()
+
+
+def clients_of(found: Progress) -> Clients:
+    """What a keeper says of the clients, as numbers and names."""
+    back, left = found.of(Standing.BACK), found.of(Standing.LEFT)
+    return Clients(
+        owed=found.everybody,
+        told=found.everybody - found.of(Standing.PENDING),
+        answered=found.of(Standing.ANSWERED) + back + left,
+        back=back,
+        left=left,
+        unreachable=found.of(Standing.UNREACHABLE),
+        unreachable_names=_named(found, Standing.UNREACHABLE),
+        not_back_names=_named(found, Standing.TOLD, Standing.ANSWERED),
+    )
+
+
+def _named(found: Progress, *standings: Standing) -> tuple[str, ...]:
+    return tuple(waiting.client for waiting in found.waiting if waiting.standing in standings)
+
+
 def write(path: Path, progress: Progress) -> None:
     """Replace the file. Raises OSError."""
     temporary = path.with_name(f".{path.name}.new")

@@ -22,11 +22,10 @@ from pathlib import Path
 from nlmfo.child import in_child
 from nlmfo.config import Config, Isolation, Service
 from nlmfo.errors import NlmfoError
-from nlmfo.failover import journal
+from nlmfo.failover import last_run
 from nlmfo.failover.host import no_way_into_grace
-from nlmfo.failover.journal import RUNS
-from nlmfo.failover.look import look
-from nlmfo.failover.runs import registry_of
+from nlmfo.failover.last_run import RUNS
+from nlmfo.failover.look import look, registry_of
 from nlmfo.host import (
     exports,
     interfaces,
@@ -220,7 +219,7 @@ def _of_names(service: Service) -> Iterator[Finding]:
 
 def _of_runs(service: Service) -> Iterator[Finding]:
     with suppress(NlmfoError):
-        past = journal.newest(RUNS, service.name)
+        past = last_run.newest(RUNS, service.name)
         if past is not None and not past.finished:
             text = f"a run was cut off here ({past.reached})"
             yield _error(

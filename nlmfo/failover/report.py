@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeGuard
 
-from nlmfo.failover.events import Begun, Ended, Event, Outcome, Progressed, StepDone, StepNotDone, Verb
+from nlmfo.failover.events import Begun, Ended, Event, Progressed, StepDone, StepNotDone
 from nlmfo.failover.plan import Action, Step
-from nlmfo.failover.progress import Locks, Progress
-from nlmfo.records.ledger import Standing
+from nlmfo.failover.progress import Clients, Locks, Progress, clients_of
+from nlmfo.failover.verbs import Outcome, Verb
 
 #: How many journals to look through for the last release: enough to get past some runs that failed.
 EARLIER = 10
@@ -28,24 +28,6 @@ class StepTime:
     step: Step
     seconds: float
     done: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Clients:
-    """How many clients there were to tell, and how far they have come.
-
-    ``told``: were sent a notice; ``answered``: acknowledged it, or are ``back`` or ``left`` by now; ``unreachable``:
-    did not answer. The last two name the first of those, and of those that were told and have asked for no lock yet.
-    """
-
-    owed: int
-    told: int
-    answered: int
-    back: int
-    left: int
-    unreachable: int
-    unreachable_names: tuple[str, ...] = ()
-    not_back_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,25 +170,6 @@ class Reporter:
             return Pause(up - before.at, exact=True, node=before.node)
         owed = sum(heard.progress.everybody for heard in self._heard.values())
         return Pause(up - since, exact=False) if owed else None
-
-
-def clients_of(found: Progress) -> Clients:
-    """What a keeper says of the clients, as numbers and names."""
-    back, left = found.of(Standing.BACK), found.of(Standing.LEFT)
-    return Clients(
-        owed=found.everybody,
-        told=found.everybody - found.of(Standing.PENDING),
-        answered=found.of(Standing.ANSWERED) + back + left,
-        back=back,
-        left=left,
-        unreachable=found.of(Standing.UNREACHABLE),
-        unreachable_names=_named(found, Standing.UNREACHABLE),
-        not_back_names=_named(found, Standing.TOLD, Standing.ANSWERED),
-    )
-
-
-def _named(found: Progress, *standings: Standing) -> tuple[str, ...]:
-    return tuple(waiting.client for waiting in found.waiting if waiting.standing in standings)
 
 
 def next_steps(report: Report) -> tuple[str, ...]:

@@ -18,33 +18,24 @@ from pathlib import Path
 from nlmfo.config import Config, Isolation, Service
 from nlmfo.deadline import Deadline, poll_until
 from nlmfo.errors import Incomplete, NlmfoError, NotOwned, Refused
-from nlmfo.failover import journal, plan
+from nlmfo.failover import last_run, plan
 from nlmfo.failover.actions import Actions, Standpoint
 from nlmfo.failover.engine import execute, uninterrupted
-from nlmfo.failover.events import (
-    AwaitingRelease,
-    Begun,
-    CleaningUp,
-    Ended,
-    Outcome,
-    Planned,
-    Proved,
-    RollingBack,
-    Sink,
-    Verb,
-)
+from nlmfo.failover.events import AwaitingRelease, Begun, CleaningUp, Ended, Planned, Proved, RollingBack, Sink
 from nlmfo.failover.host import HostActions, no_way_into_grace
-from nlmfo.failover.journal import RUNS, Journal
-from nlmfo.failover.look import look
+from nlmfo.failover.journal import Journal
+from nlmfo.failover.last_run import RUNS
+from nlmfo.failover.look import look, registry_of
 from nlmfo.failover.netns import NetnsActions
 from nlmfo.failover.observe import Observed
 from nlmfo.failover.plan import Action, Plan
+from nlmfo.failover.verbs import Outcome, Verb
 from nlmfo.host import node_server, own_mounts
 from nlmfo.host.namespaces import RUN
 from nlmfo.ownership import fence, proof
 from nlmfo.ownership.proof import Proof, Word
 from nlmfo.ownership.record import OwnerRecord, boot_id
-from nlmfo.ownership.registry import DirectoryRegistry, NoRegistry, Registry
+from nlmfo.ownership.registry import Registry
 
 #: Seconds to wait for another service's run: in host isolation it may restart the nfsd of all.
 TURN = 300.0
@@ -54,11 +45,6 @@ POLL = 0.02
 FENCE_LOG = Path("/var/log/nlmfo-fence.log")
 #: Refusals that mean that somebody else may serve after all: nobody must be told that the service was released here.
 EVIDENCE = frozenset({"mmp-in-use", "fsck-running", "newer-copy", "wrong-node", "wrong-state", "owner-unreadable"})
-
-
-def registry_of(config: Config) -> Registry:
-    """Where the owner records of this configuration are."""
-    return NoRegistry(RUN) if config.registry is None else DirectoryRegistry(config.registry)
 
 
 def hands_of(config: Config, service: Service, registry: Registry, standpoint: Standpoint, sink: Sink) -> Actions:
@@ -102,7 +88,7 @@ def fence_node(config: Config, node: str) -> Word:
 def resume(config: Config, service: Service, word: Word, sink: Sink) -> bool:
     """Go on with the last run for ``service`` on this node if it did not end well; False when it did."""
     with _only_run(service):
-        past = journal.newest(RUNS, service.name)
+        past = last_run.newest(RUNS, service.name)
         if past is None or past.finished:
             return False
         if past.verb is Verb.TAKEOVER:
@@ -118,7 +104,7 @@ def abort(config: Config, service: Service, sink: Sink) -> Outcome:
     A release that has taken nothing down yet is called off; everything else ends in nothing being left here.
     """
     with _only_run(service):
-        past = journal.newest(RUNS, service.name)
+        past = last_run.newest(RUNS, service.name)
         if past is None or past.finished:
             raise NlmfoError(
                 f"service '{service.name}': no run on this node is unfinished",
@@ -365,7 +351,7 @@ def _journal(config: Config, service: Service, verb: Verb, seen: Observed, sink:
 
 def _close_earlier(config: Config, service: Service, seen: Observed, outcome: Outcome, sink: Sink) -> None:
     """Nothing is left to do: a run that was cut off before has come to its end."""
-    past = journal.newest(RUNS, service.name)
+    past = last_run.newest(RUNS, service.name)
     if past is not None and not past.finished:
         with _journal(config, service, past.verb, seen, sink, Word()) as log:
             log(Ended(outcome))

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from nlmfo.config import Config, Isolation, Service
 from nlmfo.failover.actions import callout_entries
-from nlmfo.failover.keeper import Keeper, Place
+from nlmfo.failover.keeper import Keeper
+from nlmfo.failover.place import Place
 from nlmfo.host import view
 from nlmfo.host.namespaces import RUN
 from nlmfo.records import CalloutEntry, callout_config, write_callout_config

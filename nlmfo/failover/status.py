@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from nlmfo.config import Config, Service
+from nlmfo.config import Config, Isolation, Service
 from nlmfo.errors import NlmfoError
-from nlmfo.failover import journal
-from nlmfo.failover.journal import RUNS
-from nlmfo.failover.look import look
-from nlmfo.failover.runs import registry_of
+from nlmfo.failover import last_run, progress
+from nlmfo.failover.last_run import RUNS
+from nlmfo.failover.look import look, registry_of
+from nlmfo.failover.place import Place
+from nlmfo.failover.progress import Progress
 from nlmfo.host import view
 from nlmfo.host.namespaces import Namespaces
 from nlmfo.ownership.record import OwnerRecord
@@ -28,7 +29,7 @@ class ServiceStatus:
     ``untold``: clients of the server before this one have not been sent their notices; ``unread``: the records
     do not answer, so nobody knows. ``unfinished``: the run on this
     node that has not come to its end, and how far it came. ``superseded``: another node owns it, and this one still
-    has it mounted.
+    has it mounted. ``progress``: how far the clients have come, by the word of the keeper, where it is served here.
     """
 
     service: str
@@ -43,6 +44,7 @@ class ServiceStatus:
     unread: bool = False
     unfinished: str | None = None
     superseded: bool = False
+    progress: Progress | None = None
 
 
 def of_service(config: Config, service: Service) -> ServiceStatus:
@@ -56,7 +58,7 @@ def of_service(config: Config, service: Service) -> ServiceStatus:
         here = "serving"
     elif seen.anything() or seen.owned:
         here = "partly"
-    past = journal.newest(RUNS, service.name)
+    past = last_run.newest(RUNS, service.name)
     state = ServiceStatus(
         service.name,
         seen.owner,
@@ -67,10 +69,19 @@ def of_service(config: Config, service: Service) -> ServiceStatus:
         unread=bool(seen.unread),
         superseded=seen.superseded(config.node),
         unfinished=None if past is None or past.finished else past.reached,
+        progress=_progress(service, seen.owner) if here == "serving" and seen.owner is not None else None,
     )
     if seen.isolated:
         return _with_spool(state, service, view.on_node(Namespaces(service.name), view.SPOOL))
     return _with_spool(state, service, view.SPOOL) if seen.attached else state
+
+
+def _progress(service: Service, owner: OwnerRecord) -> Progress | None:
+    """What the keeper says of the clients, if it says so of the generation that is served here."""
+    host = service.isolation is Isolation.HOST
+    place = Place.of_node(service.name) if host else Place.on_node(Namespaces(service.name))
+    found = progress.read(place.progress)
+    return found if found is not None and found.state == owner.state else None
 
 
 def _with_spool(state: ServiceStatus, service: Service, spool: Path) -> ServiceStatus:

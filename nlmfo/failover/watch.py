@@ -10,7 +10,7 @@ from nlmfo.deadline import Deadline
 from nlmfo.errors import DeadlineExceeded, NlmfoError
 from nlmfo.failover import keep, progress
 from nlmfo.failover.events import Progressed, Sink
-from nlmfo.failover.keeper import Place
+from nlmfo.failover.place import Place
 from nlmfo.failover.progress import Progress, Waiting
 from nlmfo.records.ledger import Standing
 

@@ -23,11 +23,12 @@ import pytest
 from nlmfo.config import Config, Isolation, Service
 from nlmfo.deadline import Deadline
 from nlmfo.errors import NlmfoError, Refused
-from nlmfo.failover import journal, runs
+from nlmfo.failover import journal, last_run, runs
 from nlmfo.failover.actions import Standpoint
-from nlmfo.failover.events import Event, Outcome, Sink
+from nlmfo.failover.events import Event, Sink
 from nlmfo.failover.observe import Observed
 from nlmfo.failover.plan import Action, Step
+from nlmfo.failover.verbs import Outcome
 from nlmfo.host import node_server, own_mounts
 from nlmfo.host.node_server import Unfit
 from nlmfo.ownership.proof import Word
@@ -235,7 +236,7 @@ class Cluster:
         patch.setattr(journal, "SharedJournal", Shared)
         patch.setattr(on_disk, "prune", lambda *_: None)
         patch.setattr(on_disk, "new_name", lambda service, _=(): f"{next(numbers):09d}-{service}")
-        patch.setattr(journal, "newest", self._newest)
+        patch.setattr(last_run, "newest", self._newest)
         patch.setattr(runs, "look", self.look)
         patch.setattr(runs, "hands_of", lambda *given: Hands(cluster, *given))
         patch.setattr(runs, "registry_of", lambda _: cluster.registry)
@@ -243,10 +244,10 @@ class Cluster:
         patch.setattr(own_mounts, "v3_clients", lambda: ())
         patch.setattr(node_server, "unfit", lambda *_: cluster.unfit)
 
-    def _newest(self, _: Path, service: str) -> journal.Past | None:
+    def _newest(self, _: Path, service: str) -> last_run.Past | None:
         for name in sorted(self.here.journals, reverse=True):
             lines = tuple(on_disk._objects(b"".join(self.here.journals[name])))
-            past = journal._past(name, lines) if name.endswith(f"-{service}") else None
+            past = last_run._past(name, lines) if name.endswith(f"-{service}") else None
             if past is not None:
                 return past
         return None

@@ -8,8 +8,8 @@ from ipaddress import IPv4Address, IPv6Address, ip_interface
 from pathlib import Path
 
 from nlmfo.config import Config, Consistency, EndGrace, Export, Isolation, Notifier, Partition, Service
-from nlmfo.failover.keeper import Place
 from nlmfo.failover.observe import Observed
+from nlmfo.failover.place import Place
 from nlmfo.ownership.record import OwnerRecord, Standing, boot_id
 
 HERE = "node1"

@@ -20,7 +20,7 @@ from nlmfo.failover import host, keeper, progress, runs, shared
 from nlmfo.failover.actions import Standpoint
 from nlmfo.failover.events import ExportLeftOut
 from nlmfo.failover.host import HostActions
-from nlmfo.failover.keeper import Place
+from nlmfo.failover.place import Place
 from nlmfo.failover.plan import Action, Step
 from nlmfo.host import daemons, node_addresses, node_exports, node_locks, node_restart, view
 from nlmfo.host.node import Node

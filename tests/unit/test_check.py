@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from nlmfo.cli import check, commands
+from nlmfo.cli import check
+from nlmfo.cli.commands import common
 from nlmfo.cli.main import main
 from nlmfo.config.digest import digest
 from nlmfo.failover import readiness
@@ -107,7 +108,7 @@ def test_the_command_fails_where_a_takeover_would(
     every = (Capability("all", Answer.YES, "/proc", "", tuple(check.NEEDED)),)
     monkeypatch.setattr(survey, "of_kernel", lambda: every)
     monkeypatch.setattr(readiness, "findings", lambda _: found)
-    monkeypatch.setattr(commands, "_need_root", lambda: None)
+    monkeypatch.setattr(common, "need_root", lambda: None)
     write(tmp_path, home=HOME)
     assert main(["--config", str(tmp_path), "check"]) == status
     monkeypatch.setattr(survey, "of_kernel", lambda: ())

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import json
 import os
@@ -15,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from nlmfo import __version__
-from nlmfo.cli import arguments, text
-from nlmfo.cli.main import main
+from nlmfo.cli import arguments, completion, text
+from nlmfo.cli.main import main, named
 from nlmfo.config import Service
 from nlmfo.errors import (
     CommandFailed,
@@ -29,9 +30,9 @@ from nlmfo.errors import (
     StepFailed,
 )
 from nlmfo.failover import events, plan, runs, status
-from nlmfo.failover.events import Outcome, Verb
 from nlmfo.failover.plan import Action, Step
 from nlmfo.failover.runs import Outlook
+from nlmfo.failover.verbs import Outcome, Verb
 from nlmfo.host import node_server
 from nlmfo.ownership.proof import Proof, Word
 from nlmfo.ownership.registry import DirectoryRegistry
@@ -405,7 +406,7 @@ def test_status_as_json_is_one_document_with_the_owner_and_what_is_here(
 ) -> None:
     nlmfo.registry.claim(shapes.record(1, THERE, boot=EARLIER_BOOT))
     nothing = {"waiting": 0, "stalled": None, "refused": 0}
-    no_trouble = nothing | {"untold": False, "unread": False, "unfinished": None, "superseded": False}
+    no_trouble = nothing | {"untold": False, "unread": False, "unfinished": None, "superseded": False, "progress": None}
     assert nlmfo("status", "--json") == ExitCode.OK
     assert json.loads(capsys.readouterr().out) == {
         "node": "node1",
@@ -511,7 +512,8 @@ def python(script: str, *words: str, stdout: int) -> subprocess.CompletedProcess
 UNHEARD = """
 import sys
 from pathlib import Path
-from nlmfo.cli import commands, main as cli
+from nlmfo.cli import main as cli
+from nlmfo.cli.commands import common
 from nlmfo.failover import events, runs
 
 def takeover(config, service, word, sink, **_):
@@ -521,7 +523,7 @@ def takeover(config, service, word, sink, **_):
     return True
 
 runs.takeover = takeover
-commands._need_root = lambda: None
+common.need_root = lambda: None
 sys.exit(cli.main(sys.argv[2:]))
 """
 
@@ -653,6 +655,16 @@ def test_each_code_that_can_be_forced_is_one_whose_refusal_says_so(
     takeover_that(monkeypatch, refuse)
     assert nlmfo("takeover", "home") == ExitCode.REFUSED
     assert capsys.readouterr().err.endswith(f"nlmfo: hint: if you know that it does no harm: --force={code}\n")
+
+
+def test_each_command_leads_to_a_function() -> None:
+    (commands,) = (a for a in arguments.parser()._actions if isinstance(a, argparse._SubParsersAction))
+    for command in commands.choices.values():
+        assert callable(named(command.get_default("command") or command.get_default("prints")))
+
+
+def test_completion_is_offered_for_each_shell_that_it_is_made_for() -> None:
+    assert set(arguments.SHELLS) == set(completion.SHELLS)
 
 
 def test_what_may_be_forced_is_what_the_refusals_say_may_be_forced() -> None:

@@ -23,13 +23,14 @@ from typing import Any
 
 import pytest
 
-from nlmfo.cli import commands, screen, telling, text
+from nlmfo.cli import screen, states, telling, text
 from nlmfo.cli.main import main
 from nlmfo.cli.running import Running, standing
-from nlmfo.config import Service
+from nlmfo.config import Config, Service
 from nlmfo.deadline import Deadline
 from nlmfo.errors import ExitCode, Incomplete, NlmfoError, Refused
-from nlmfo.failover import journal, keeper, progress, runs
+from nlmfo.failover import journal, progress, runs
+from nlmfo.failover import status as status_of
 from nlmfo.failover.events import (
     AwaitingRelease,
     Begun,
@@ -38,18 +39,20 @@ from nlmfo.failover.events import (
     Ended,
     Event,
     LocksMissing,
-    Outcome,
     Progressed,
     Sink,
     StepDone,
     StepNotDone,
     StepStarted,
-    Verb,
 )
 from nlmfo.failover.journal import Journal
+from nlmfo.failover.observe import Observed
+from nlmfo.failover.place import Place
 from nlmfo.failover.plan import Action, Step
 from nlmfo.failover.progress import Locks, Progress, Waiting
 from nlmfo.failover.status import ServiceStatus
+from nlmfo.failover.verbs import Outcome, Verb
+from nlmfo.ownership.registry import Registry
 from nlmfo.records import journal as on_disk
 from nlmfo.records.ledger import Standing
 from tests.unit import shapes
@@ -192,12 +195,13 @@ PROGRAM = """
 import fcntl, os, signal, sys, termios, threading, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it, as nohup does
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # whose Ctrl-C it hears
-from nlmfo.cli import main as cli, commands
+from nlmfo.cli import main as cli
+from nlmfo.cli.commands import common
 from nlmfo.failover import runs
 from nlmfo.failover.events import *
 from nlmfo.errors import *
 from tests.unit.test_cli_live import *
-commands._need_root = lambda: None
+common.need_root = lambda: None
 
 def step(sink, which=MOUNT):
     sink(StepStarted(which))
@@ -698,7 +702,7 @@ def test_journals_that_do_not_answer_fail_no_run(
 
 def status(found: Progress | None, *, in_grace: bool = True) -> str:
     state = ServiceStatus("home", shapes.record(), "serving", in_grace=in_grace, problem=None)
-    return text.status([state], {} if found is None else {"home": found})
+    return states.status([replace(state, progress=found)])
 
 
 def test_in_grace_status_says_how_far_the_clients_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -732,13 +736,17 @@ def test_status_believes_the_keeper_of_the_generation_that_is_served_here(
 ) -> None:
     place = shapes.place(tmp_path)
     progress.write(place.progress, replace(TOLD, state=generation))
-    owner = replace(shapes.record(), state=7)
-    state = ServiceStatus("home", owner, here, in_grace=True, problem=None)  # type: ignore[arg-type]
-    monkeypatch.setattr(commands, "of_service", lambda *_: state)
-    monkeypatch.setattr(keeper.Place, "on_node", lambda _: place)
+
+    def look(_config: Config, service: Service, _registry: Registry) -> Observed:
+        seen = replace(shapes.all_up(service), owner=replace(shapes.record(), state=7))
+        return seen if here == "serving" else replace(seen, threads=0)
+
+    monkeypatch.setattr(status_of, "look", look)
+    monkeypatch.setattr(Place, "on_node", lambda _: place)
     assert nlmfo("status", "--json") == 0
     (found,) = json.loads(capsys.readouterr().out)["services"]
-    assert ("progress" in found) is shown
+    assert found["here"] == here
+    assert (found["progress"] is not None) is shown
     if shown:
         assert found["progress"]["clients"] == {"answered": 1, "back": 1, "unreachable": 1}
     assert nlmfo("status") == 0

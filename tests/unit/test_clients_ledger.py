@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from nlmfo.child import in_child
-from nlmfo.cli import commands, text
+from nlmfo.cli import tables
+from nlmfo.cli.commands import records
 from nlmfo.cli.main import main
 from nlmfo.config import Config, Isolation, Service
 from nlmfo.errors import ExitCode, NlmfoError, NotOwned, Refused
@@ -91,7 +92,7 @@ def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
 
 def shown(case: Case, client: str) -> str:
     """The STATE column."""
-    return text.clients([case.found(client)]).splitlines()[1].split(maxsplit=6)[6]
+    return tables.clients([case.found(client)]).splitlines()[1].split(maxsplit=6)[6]
 
 
 def test_who_is_owed_a_notice_of_which_nothing_was_heard_is_pending(case: Case) -> None:
@@ -342,8 +343,8 @@ def test_records_that_hang_are_left_behind_at_the_deadline(
     def hang(*_: object) -> None:
         os.read(os.pipe()[0], 1)
 
-    monkeypatch.setattr(commands, "READ", 0.2)
-    monkeypatch.setattr(commands, "forget", hang)
+    monkeypatch.setattr(records, "READ", 0.2)
+    monkeypatch.setattr(records, "forget", hang)
     assert main(["--config", str(nlmfo), "clients", "home", "--forget", CLIENT]) == ExitCode.DEADLINE
     assert "not within 0.2 s" in capsys.readouterr().err
     assert case.owed() == {CLIENT, SECOND}

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from nlmfo.cli import commands
+from nlmfo.cli.commands import common
 from nlmfo.cli.main import main
 from nlmfo.config import Isolation
 from nlmfo.errors import DeadlineExceeded, NotOwned
@@ -164,7 +164,7 @@ def test_the_command_says_it_in_its_exit_status(
     said: str,
 ) -> None:
     write(tmp_path, home=HOME)
-    monkeypatch.setattr(commands, "_need_root", lambda: None)
+    monkeypatch.setattr(common, "need_root", lambda: None)
     monkeypatch.setattr(health, "troubles", lambda *_: found)
     assert main(["--config", str(tmp_path), "monitor", "home"]) == status
     assert capsys.readouterr().out == said

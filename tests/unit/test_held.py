@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from nlmfo.cli import commands, text
+from nlmfo.cli import tables
+from nlmfo.cli.commands import records
 from nlmfo.cli.main import main
 from nlmfo.config import Config, Export, Service
 from nlmfo.errors import NotOwned
@@ -98,11 +99,12 @@ ON_FILE = LockOnFile("home", "/srv/home", 13, "/srv/home/a/ma\x1bil", 0, None, T
 
 
 def test_the_table_has_a_line_for_each_lock_and_is_fit_for_a_terminal() -> None:
-    lines = text.locks([ON_FILE, replace(ON_FILE, path=None, first=5, last=9, exclusive=False, clients=())]).split("\n")
+    other = replace(ON_FILE, path=None, first=5, last=9, exclusive=False, clients=())
+    lines = tables.locks([ON_FILE, other]).split("\n")
     assert lines[1].split() == ["home", "/srv/home/a/ma?il", "0-end", "exclusive", "1", "c1,", "c2"]
     assert "inode 13 of /srv/home" in lines[2]
     assert lines[2].endswith("nobody on record")
-    assert text.locks([]) == "no client holds a lock here, as far as the kernel shows"
+    assert tables.locks([]) == "no client holds a lock here, as far as the kernel shows"
 
 
 def test_the_command_lists_the_services_that_are_served_here(
@@ -117,10 +119,10 @@ def test_the_command_lists_the_services_that_are_served_here(
     def elsewhere(_: Config, service: Service) -> tuple[LockOnFile, ...]:
         raise NotOwned(f"service '{service.name}' is not served here")
 
-    monkeypatch.setattr(commands, "held_on", look)
+    monkeypatch.setattr(records, "held_on", look)
     assert main(["--config", str(tmp_path), "locks", "home", "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)["locks"]
     assert (found["path"], found["last"], found["clients"]) == ("/srv/home/a/ma\x1bil", None, ["c1", "c2"])
-    monkeypatch.setattr(commands, "held_on", elsewhere)
+    monkeypatch.setattr(records, "held_on", elsewhere)
     assert main(["--config", str(tmp_path), "locks"]) == 0
     assert main(["--config", str(tmp_path), "locks", "home"]) == 5

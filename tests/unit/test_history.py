@@ -25,17 +25,16 @@ from nlmfo.failover.events import (
     ClientNotTold,
     Ended,
     Event,
-    Outcome,
     Progressed,
     Proved,
     StepDone,
     StepNotDone,
-    Verb,
 )
 from nlmfo.failover.past import Heard, Run, event_of
 from nlmfo.failover.plan import Action, Step
 from nlmfo.failover.progress import Locks, Progress
 from nlmfo.failover.report import Reporter
+from nlmfo.failover.verbs import Outcome, Verb
 from nlmfo.plain import plain
 from nlmfo.records.ledger import Standing
 from tests.unit.test_config import HOME, write

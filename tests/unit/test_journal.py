@@ -13,21 +13,12 @@ from pathlib import Path
 import pytest
 
 from nlmfo import child
-from nlmfo.failover import journal
-from nlmfo.failover.events import (
-    Begun,
-    Ended,
-    Event,
-    JournalNotWritten,
-    Outcome,
-    Planned,
-    RollingBack,
-    StepDone,
-    StepStarted,
-    Verb,
-)
-from nlmfo.failover.journal import Journal, as_object, newest
+from nlmfo.failover import last_run
+from nlmfo.failover.events import Begun, Ended, Event, JournalNotWritten, Planned, RollingBack, StepDone, StepStarted
+from nlmfo.failover.journal import Journal, as_object
+from nlmfo.failover.last_run import newest
 from nlmfo.failover.plan import Action, Step
+from nlmfo.failover.verbs import Outcome, Verb
 from nlmfo.records import journal as records
 from nlmfo.records.journal import names, read
 from tests.unit import shapes
@@ -208,12 +199,12 @@ def test_a_run_that_was_killed_before_it_had_begun_does_not_count(scene: Scene) 
 
 @pytest.mark.parametrize("line", [{"event": "begun", "verb": "dance"}, {"event": "begun"}, {"event": 3}])
 def test_a_journal_that_makes_no_sense_does_not_count(line: dict[str, object]) -> None:
-    assert journal._past("x", (line,)) is None
+    assert last_run._past("x", (line,)) is None
 
 
 def test_when_a_run_said_twice_how_it_ended_the_last_word_counts() -> None:
     lines = tuple(as_object(event) for event in (BEGUN, Ended(Outcome.SERVED), Ended(Outcome.INCOMPLETE, "no")))
-    past = journal._past("x", lines)
+    past = last_run._past("x", lines)
     assert past is not None
     assert not past.finished
 

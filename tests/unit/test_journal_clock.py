@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from nlmfo.failover.events import Begun, Ended, Event, Outcome, Verb
-from nlmfo.failover.journal import Journal, newest
+from nlmfo.failover.events import Begun, Ended, Event
+from nlmfo.failover.journal import Journal
+from nlmfo.failover.last_run import newest
+from nlmfo.failover.verbs import Outcome, Verb
 from nlmfo.records import journal
 from tests.unit import shapes
 

@@ -16,8 +16,9 @@ from nlmfo.errors import NlmfoError
 from nlmfo.failover import keep as keeping
 from nlmfo.failover import notices, progress, reclaims, standdown
 from nlmfo.failover.keep import Keep, wake
-from nlmfo.failover.keeper import Keeper, Place
+from nlmfo.failover.keeper import Keeper
 from nlmfo.failover.notices import Notices
+from nlmfo.failover.place import Place
 from nlmfo.failover.progress import Locks, Progress
 from nlmfo.host import daemons
 from nlmfo.host.view import StatdUser

@@ -12,16 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nlmfo.cli import commands, metrics
+from nlmfo.cli import metrics
+from nlmfo.cli.commands import watch
 from nlmfo.cli.main import main
 from nlmfo.cli.metrics import HELP, page, write
 from nlmfo.failover import past
-from nlmfo.failover.events import Begun, Ended, Event, Outcome, StepDone, Verb
+from nlmfo.failover.events import Begun, Ended, Event, StepDone
 from nlmfo.failover.past import Heard, Run
 from nlmfo.failover.plan import Action, Step
 from nlmfo.failover.progress import Locks, Progress
 from nlmfo.failover.report import Pause, Reporter
 from nlmfo.failover.status import ServiceStatus
+from nlmfo.failover.verbs import Outcome, Verb
 from nlmfo.ownership.record import Standing
 from nlmfo.records.ledger import Standing as Notice
 from tests.unit import shapes
@@ -58,7 +60,7 @@ def samples(text: str) -> dict[str, float]:
 
 
 MOUNTS = [StepDone(Step(Action.MOUNT, f"/srv/{n}"), 0.25, "") for n in range(2)]
-WHOLE = page([STATE], {"home": PROGRESS}, [run(Verb.TAKEOVER, Outcome.SERVED, "b", *MOUNTS)], "b")
+WHOLE = page([replace(STATE, progress=PROGRESS)], [run(Verb.TAKEOVER, Outcome.SERVED, "b", *MOUNTS)], "b")
 
 
 def test_what_there_is_of_a_service_is_told_with_its_numbers() -> None:
@@ -98,25 +100,25 @@ def test_every_metric_has_a_line_that_explains_it_and_all_its_samples_below() ->
     ],
 )
 def test_what_may_be_wrong_is_a_number(state: ServiceStatus, name: str, value: float) -> None:
-    assert samples(page([state], {}, [], "b"))[f'nlmfo_{name}{{service="home"}}'] == value
+    assert samples(page([state], [], "b"))[f'nlmfo_{name}{{service="home"}}'] == value
 
 
 def test_an_owner_that_has_released_serves_no_more() -> None:
     state = replace(STATE, owner=shapes.record(7, "a", Standing.RELEASED))
-    assert samples(page([state], {}, [], "b"))['nlmfo_owner{service="home",owner="a"}'] == 0
+    assert samples(page([state], [], "b"))['nlmfo_owner{service="home",owner="a"}'] == 0
 
 
 def test_of_each_kind_the_last_run_of_this_node_counts() -> None:
     failed = run(outcome=Outcome.TAKEN_DOWN)
     released = run(Verb.RELEASE, Outcome.RELEASED)
-    found = samples(page([STATE], {}, [run(), failed, released, run(node="a")], "b"))
+    found = samples(page([STATE], [run(), failed, released, run(node="a")], "b"))
     assert found['nlmfo_last_run_ok{service="home",verb="takeover"}'] == 0
     assert found['nlmfo_last_run_ok{service="home",verb="release"}'] == 1
 
 
 @given(st.text(), st.text(min_size=1))
 def test_no_name_whatever_breaks_the_page(service: str, owner: str) -> None:
-    samples(page([replace(STATE, service=service, owner=shapes.record(7, owner))], {service: PROGRESS}, [], "b"))
+    samples(page([replace(STATE, service=service, owner=shapes.record(7, owner), progress=PROGRESS)], [], "b"))
 
 
 def test_the_file_is_replaced_whole_and_everybody_may_read_it(tmp_path: Path) -> None:
@@ -135,8 +137,7 @@ def test_the_command_prints_the_page_or_writes_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_config(tmp_path, home=HOME)
-    monkeypatch.setattr(commands, "of_service", lambda *_: STATE)
-    monkeypatch.setattr(commands, "_progress", lambda *_: PROGRESS)
+    monkeypatch.setattr(watch, "of_service", lambda *_: STATE)
     monkeypatch.setattr(past, "runs", lambda _: ())
     assert main(["--config", str(tmp_path), "metrics"]) == 0
     printed = capsys.readouterr().out

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 
 from nlmfo.errors import NlmfoError
 from nlmfo.failover import past
-from nlmfo.failover.events import Begun, Ended, Event, Outcome, Progressed, StepDone, Verb
+from nlmfo.failover.events import Begun, Ended, Event, Progressed, StepDone
 from nlmfo.failover.journal import as_object
 from nlmfo.failover.past import NoSuchRun, Run, event_of, named, runs
 from nlmfo.failover.plan import Action, Step
 from nlmfo.failover.progress import Locks, Progress, Waiting
+from nlmfo.failover.verbs import Outcome, Verb
 from nlmfo.records.ledger import Standing
 from tests.unit import shapes
 

@@ -15,10 +15,10 @@ import pytest
 
 from nlmfo.config import Config, Export, Isolation, Service
 from nlmfo.errors import NlmfoError
-from nlmfo.failover import journal, readiness
-from nlmfo.failover.events import Outcome, Verb
-from nlmfo.failover.journal import Past
+from nlmfo.failover import last_run, readiness
+from nlmfo.failover.last_run import Past
 from nlmfo.failover.readiness import Severity, findings
+from nlmfo.failover.verbs import Outcome, Verb
 from nlmfo.host import (
     interfaces,
     libmount,
@@ -73,7 +73,7 @@ class Scene:
         patch.setattr(own_mounts, "v3_clients", lambda: ())
         patch.setattr(mounts, "at", lambda _: None)
         patch.setattr(node_addresses, "is_up", lambda address: address in self.up)
-        patch.setattr(journal, "newest", lambda *_: None)
+        patch.setattr(last_run, "newest", lambda *_: None)
         patch.setattr(readiness, "_try_registry", lambda _: False)
         patch.setattr(os, "statvfs", lambda path: self.space.get(str(path), PLENTY))
 
@@ -250,9 +250,11 @@ def test_clients_whose_names_no_file_has_are_named(scene: Scene) -> None:
 
 
 def test_a_run_that_was_cut_off_here_is_told(scene: Scene) -> None:
-    scene.patch.setattr(journal, "newest", lambda *_: Past("name", Verb.TAKEOVER, "b", "boot", None, "mount"))
+    scene.patch.setattr(last_run, "newest", lambda *_: Past("name", Verb.TAKEOVER, "b", "boot", None, "mount"))
     assert scene.only().text == "a run was cut off here (takeover, mount)"
-    scene.patch.setattr(journal, "newest", lambda *_: Past("name", Verb.TAKEOVER, "b", "boot", Outcome.SERVED, "mount"))
+    scene.patch.setattr(
+        last_run, "newest", lambda *_: Past("name", Verb.TAKEOVER, "b", "boot", Outcome.SERVED, "mount")
+    )
     assert scene.codes() == []
 
 

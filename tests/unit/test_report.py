@@ -11,18 +11,7 @@ import pytest
 
 from nlmfo.cli import text
 from nlmfo.failover import journal
-from nlmfo.failover.events import (
-    Begun,
-    Ended,
-    Event,
-    Outcome,
-    Progressed,
-    RollingBack,
-    StepDone,
-    StepNotDone,
-    StepStarted,
-    Verb,
-)
+from nlmfo.failover.events import Begun, Ended, Event, Progressed, RollingBack, StepDone, StepNotDone, StepStarted
 from nlmfo.failover.plan import Action, Step
 from nlmfo.failover.progress import Locks, Progress, Waiting
 from nlmfo.failover.report import (
@@ -35,6 +24,7 @@ from nlmfo.failover.report import (
     last_address_down,
     next_steps,
 )
+from nlmfo.failover.verbs import Outcome, Verb
 from nlmfo.records.ledger import Standing
 
 TAKEOVER = Begun(Verb.TAKEOVER, "home", "node1", "boot-1")

@@ -24,7 +24,6 @@ from nlmfo.failover.events import (
     CleaningUp,
     Ended,
     Event,
-    Outcome,
     Planned,
     Proved,
     RollingBack,
@@ -32,10 +31,11 @@ from nlmfo.failover.events import (
     StepDone,
     StepNotDone,
     StepStarted,
-    Verb,
 )
+from nlmfo.failover.look import registry_of
 from nlmfo.failover.plan import Action
 from nlmfo.failover.runs import Outlook
+from nlmfo.failover.verbs import Outcome, Verb
 from nlmfo.host.node_server import Unfit
 from nlmfo.ownership.proof import Word
 from nlmfo.ownership.record import OwnerRecord, Standing
@@ -712,8 +712,8 @@ def test_what_a_run_starts_does_not_inherit_its_lock(scene: Scene) -> None:
 
 def test_the_configuration_decides_where_owners_are_recorded(tmp_path: Path) -> None:
     service: dict[str, Service] = {}
-    assert isinstance(runs.registry_of(shapes.config(tmp_path, service)), DirectoryRegistry)
-    assert isinstance(runs.registry_of(shapes.config(None, service)), NoRegistry)
+    assert isinstance(registry_of(shapes.config(tmp_path, service)), DirectoryRegistry)
+    assert isinstance(registry_of(shapes.config(None, service)), NoRegistry)
 
 
 def test_a_service_with_a_server_of_its_own_waits_for_none_of_the_others(

@@ -10,16 +10,17 @@ from typing import Literal
 
 import pytest
 
-from nlmfo.cli import text
+from nlmfo.cli import states
 from nlmfo.config import Isolation
 from nlmfo.errors import Refused
 from nlmfo.failover import status
-from nlmfo.failover.events import Begun, Ended, Event, Outcome, RollingBack, StepStarted, Verb
+from nlmfo.failover.events import Begun, Ended, Event, RollingBack, StepStarted
 from nlmfo.failover.journal import Journal
 from nlmfo.failover.look import look
 from nlmfo.failover.observe import Observed
 from nlmfo.failover.plan import Action, Step
 from nlmfo.failover.status import ServiceStatus, of_service
+from nlmfo.failover.verbs import Outcome, Verb
 from nlmfo.host import namespaces, view
 from nlmfo.ownership.record import Standing
 from nlmfo.ownership.registry import DirectoryRegistry
@@ -37,7 +38,7 @@ def seen_as(monkeypatch: pytest.MonkeyPatch, seen: Observed) -> ServiceStatus:
 
 
 def line(state: ServiceStatus) -> str:
-    return text.status([state])
+    return states.status([state])
 
 
 @pytest.fixture(autouse=True)
@@ -127,9 +128,9 @@ def test_when_the_registry_cannot_be_read_the_owner_is_unknown_and_not_absent(tm
 
 
 def test_several_services_stand_in_columns() -> None:
-    states = [ServiceStatus(name, None, "no", in_grace=False, problem=None) for name in ("a", "longer")]
-    assert text.status(states) == "a       not served anywhere yet\nlonger  not served anywhere yet"
-    assert text.status([]) == "no services are configured"
+    found = [ServiceStatus(name, None, "no", in_grace=False, problem=None) for name in ("a", "longer")]
+    assert states.status(found) == "a       not served anywhere yet\nlonger  not served anywhere yet"
+    assert states.status([]) == "no services are configured"
 
 
 def test_on_a_node_where_nothing_is_up_nothing_is_observed(tmp_path: Path) -> None:

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What would fail on this node."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from nlmfo.cli import check as told
+from nlmfo.cli.commands import common
+from nlmfo.config import Config
+from nlmfo.errors import ExitCode
+from nlmfo.failover import readiness
+from nlmfo.failover.readiness import Severity
+from nlmfo.host import survey
+
+
+def check(config: Config, arguments: argparse.Namespace) -> ExitCode:
+    """1 when something was found with which a takeover here fails, or loses locks."""
+    common.need_root()
+    kernel, found = survey.of_kernel(), readiness.findings(config)
+    if arguments.json:
+        print(json.dumps(told.document(config, kernel, found), indent=2))
+    else:
+        print(told.table(kernel), told.told(config, found), sep="\n\n")
+    bad = told.missing(kernel) or any(each.severity is Severity.ERROR for each in found)
+    return ExitCode.FAILED if bad else ExitCode.OK

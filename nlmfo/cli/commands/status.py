@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``nlmfo status``: the one command that people and programs run all the time, so it imports little."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+
+from nlmfo.cli import states
+from nlmfo.cli.commands import common
+from nlmfo.config import Config
+from nlmfo.errors import ExitCode
+from nlmfo.failover.status import of_service
+
+
+def status(config: Config, arguments: argparse.Namespace) -> ExitCode:
+    """5 when a service was named and is not served here."""
+    seen = [of_service(config, service) for service in common.chosen(config, arguments)]
+    if arguments.json:
+        print(json.dumps({"node": config.node, "services": [asdict(state) for state in seen]}, indent=2))
+    else:
+        print(states.status(seen))
+    if arguments.service and seen[0].here != "serving":
+        return ExitCode.NOT_OWNED
+    return ExitCode.OK

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How times, lists and tables are written."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+
+from nlmfo.plain import plain
+
+#: How many clients, and locks, a report names before it says how many more there are.
+NAMED = 8
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Cells below each other, of which the last has no end."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def when(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def time_of_day(seconds: float) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(seconds))
+
+
+def listed(names: Iterable[str], count: int | None = None) -> str:
+    """The first names, and how many more there are."""
+    found = [plain(name) for name in names]
+    more = (len(found) if count is None else count) - len(found[:NAMED])
+    return ", ".join(found[:NAMED]) + (f" and {more} more" if more > 0 else "")
