@@ -9,7 +9,6 @@ import selectors
 import signal
 import socket
 import threading
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Never, Protocol, TypeVar
@@ -181,6 +180,8 @@ def outcome(function: Callable[[], Any]) -> bytes:
     try:
         return pickle.dumps((True, function()))
     except BaseException as error:  # whatever it is, the parent raises it
+        import traceback  # noqa: PLC0415 - 5 ms that only a failure needs
+
         error.add_note("".join(traceback.format_tb(error.__traceback__)))
         return pickle.dumps((False, _portable(error)))
 

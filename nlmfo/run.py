@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The one place that starts programs: clean environment, no shell, no stdin, always a deadline.
 
-They start in /, so that none keeps a partition busy because nlmfo was called from a directory of it.
+What that takes is loaded when it is needed first: 15 ms, and whoever only looks at things needs none of it.
+
+Programs start in /, so that none keeps a partition busy because nlmfo was called from a directory of it.
 """
 
 from __future__ import annotations
@@ -9,11 +11,14 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nlmfo.errors import CommandFailed, DeadlineExceeded, NlmfoError
+
+if TYPE_CHECKING:
+    import subprocess
 
 #: What every child sees, and nothing else: no locale, no proxy, no preload from the caller's session.
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
@@ -27,6 +32,8 @@ def run(argv: Sequence[str | os.PathLike[str]], *, deadline: float, ok: tuple[in
     ``deadline`` is in seconds; a program that takes longer is killed with all its children.
     Raises CommandFailed, with the program's standard error, when its status is not in ``ok``.
     """
+    import subprocess  # noqa: PLC0415 - see above
+
     words = [os.fspath(word) for word in argv]
     try:
         process = subprocess.Popen(
@@ -60,6 +67,8 @@ def spawn(argv: Sequence[str | os.PathLike[str]], *, log: Path) -> int:
 
     Standard output and error are appended to ``log``. The caller watches it by what it answers.
     """
+    import subprocess  # noqa: PLC0415 - see above
+
     words = [os.fspath(word) for word in argv]
     log_fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
     try:
@@ -79,8 +88,15 @@ def spawn(argv: Sequence[str | os.PathLike[str]], *, log: Path) -> int:
     return process.pid
 
 
+def load() -> None:
+    """Have everything in memory that starting a program takes, for whoever may have no disk to read it from later."""
+    import subprocess  # noqa: F401, PLC0415
+
+
 def _kill(process: subprocess.Popen[str]) -> None:
     """End a program and its children. One that hangs in the kernel ends when it can: we wait for a moment only."""
+    import subprocess  # noqa: PLC0415 - see above
+
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     with contextlib.suppress(subprocess.TimeoutExpired):

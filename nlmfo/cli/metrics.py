@@ -7,10 +7,8 @@ is about this node: ask each of them. contrib/prometheus has a timer and alerts 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from nlmfo.failover.past import Run
 from nlmfo.failover.progress import Progress
@@ -72,17 +70,6 @@ def page(states: Iterable[ServiceStatus], runs: Sequence[Run], node: str) -> str
         if of_name:
             lines += [f"# HELP {name} {text}", f"# TYPE {name} gauge", *map(_line, of_name)]
     return "".join(f"{line}\n" for line in lines)
-
-
-def write(path: Path, content: str) -> None:
-    """Replace the file, so that whoever reads it finds the old one or the new one. Raises OSError."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(content, encoding="utf-8")
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _of_state(state: ServiceStatus) -> Iterator[Sample]:

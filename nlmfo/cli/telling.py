@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from nlmfo.child import in_child
-from nlmfo.cli import screen, text
+from nlmfo.cli import manager, screen, text
 from nlmfo.cli.running import Running
 from nlmfo.config import Config
 from nlmfo.errors import NlmfoError
@@ -65,6 +65,7 @@ class Teller:
 
     def __call__(self, event: Event) -> None:
         at = self._clock()
+        manager.hear(event)
         self.gaps = self.gaps or isinstance(event, JournalNotWritten)
         if isinstance(event, Begun):
             self.reporters.append(Reporter(event, at))

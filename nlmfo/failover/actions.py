@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from nlmfo import run
 from nlmfo.agent import Agent
 from nlmfo.config import Config, Partition, Service
 from nlmfo.deadline import Deadline
@@ -22,7 +23,7 @@ from nlmfo.failover.events import ClientNotTold, ClientQuiet, LocksMissing, Sink
 from nlmfo.failover.keeper import Keeper, my_name
 from nlmfo.failover.plan import Action, Step
 from nlmfo.failover.watch import Watch
-from nlmfo.host import addresses, daemons, libmount, mmp, own_mounts, partitions, probe, view
+from nlmfo.host import addresses, daemons, keeper_process, libmount, mmp, own_mounts, partitions, probe, view
 from nlmfo.host.addresses import Address
 from nlmfo.host.node import Node
 from nlmfo.host.probe import Silence
@@ -32,7 +33,8 @@ from nlmfo.ownership import copy
 from nlmfo.ownership.proof import Proof, Word
 from nlmfo.ownership.record import OwnerRecord, Standing, boot_id
 from nlmfo.ownership.registry import Registry
-from nlmfo.records import CalloutEntry, Mode, ledger
+from nlmfo.records import ledger
+from nlmfo.records.callout import CalloutEntry, Mode
 from nlmfo.records.connections import Remembered, read_connections, write_connections
 
 #: Seconds for a lock to leave /proc/locks after it was dropped.
@@ -115,6 +117,7 @@ class Actions(ABC):
         if not self._prepared:
             self._prepared = True
             addresses.load_library()
+            run.load()
             self._store.start()
             with suppress(NlmfoError, OSError):
                 self._store.call(partial(_rehearse, self.service), deadline=STORE)
@@ -147,7 +150,7 @@ class Actions(ABC):
     # -- release -------------------------------------------------------------------------------------------
 
     def _stop_keeper(self, _: Step, __: Deadline) -> str:
-        daemons.stop_keeper(self.place)
+        keeper_process.stop(self.place)
         return ""
 
     def _verify_unlocked(self, step: Step, limit: Deadline) -> str:
@@ -285,7 +288,7 @@ class Actions(ABC):
 
     def _keep(self, _: Step, __: Deadline) -> str:
         for keeper in self._who_is_told():
-            daemons.start_keeper(self._place_of(keeper), self.config.directory)
+            keeper_process.start(self._place_of(keeper), self.config.directory)
         return ""
 
     def _notify(self, _: Step, limit: Deadline) -> str:
@@ -322,7 +325,7 @@ class Actions(ABC):
         for keeper in self._who_is_told():
             place = self._place_of(keeper)
             number = self._with_store(keeper.shared.state_number)
-            runs = partial(daemons.keeper_runs, place)
+            runs = partial(keeper_process.runs, place)
             found.append(Watch(keeper.service.name, keeper.place, number, runs, self.sink))
         return found
 

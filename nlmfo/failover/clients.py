@@ -14,13 +14,15 @@ from nlmfo.config import Config, Isolation, Service
 from nlmfo.errors import NlmfoError, NotOwned, Refused
 from nlmfo.failover.look import registry_of
 from nlmfo.failover.runs import not_served
-from nlmfo.host import partitions
+from nlmfo.host import mounts
 from nlmfo.host.namespaces import Namespaces
 from nlmfo.host.node import Node
 from nlmfo.kernel import sockdiag
 from nlmfo.ownership.record import boot_id
-from nlmfo.records import Address, ClientRecord, Store, directory_name, ledger
+from nlmfo.records import ledger
+from nlmfo.records.layout import Address, ClientRecord, directory_name
 from nlmfo.records.ledger import SETTLED, Entry, Key, Standing
+from nlmfo.records.store import Store
 
 #: What the ledger says of a client that was forgotten by hand.
 BY_HAND = "the operator said so"
@@ -136,7 +138,7 @@ def forget(config: Config, service: Service, client: str, forced: AbstractSet[st
 def _store(config: Config, service: Service) -> Store:
     """The records, where they are; elsewhere NotOwned."""
     partition = service.state_partition
-    here = partition is None or partitions.is_mounted(partition)
+    here = partition is None or mounts.is_mounted(partition)
     if not here or not any((service.state / directory_name(a.ip)).is_dir() for a in service.addresses):
         owner = registry_of(config).read(service.name)
         where = f"{owner.node} has it ({owner.standing})" if owner else "it was never served"

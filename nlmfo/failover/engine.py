@@ -28,6 +28,11 @@ SECONDS: dict[Action, float] = {
 USUAL = 90.0
 
 
+def seconds(action: Action) -> float:
+    """How long a step may take."""
+    return SECONDS.get(action, USUAL)
+
+
 class Hands(Protocol):
     """What can do steps: the real thing, or a fake in tests."""
 
@@ -72,7 +77,7 @@ def _do(step: Step, hands: Hands, sink: Sink) -> None:
     sink(StepStarted(step))
     begun = time.monotonic()
     try:
-        detail = hands.do(step, Deadline(SECONDS.get(step.action, USUAL)))
+        detail = hands.do(step, Deadline(seconds(step.action)))
     except (NlmfoError, OSError) as error:
         sink(StepNotDone(step, time.monotonic() - begun, str(error)))
         raise StepFailed(str(step), error) from error

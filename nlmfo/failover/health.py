@@ -92,6 +92,8 @@ def _of_programs(service: Service, seen: Observed) -> Iterator[Trouble]:
     place: Surroundings = Node(service.name) if host else Namespaces(service.name)
     if not (host or seen.isolated):
         return
+    if isinstance(place, Namespaces) and seen.threads and not daemons.tracks(place):
+        yield Trouble(daemons.TRACKER, f"{daemons.TRACKER} has ended")
     asked = [(program, ip) for program in daemons.programs(service) for ip in sorted(seen.addresses, key=str)]
     with ThreadPoolExecutor(max(1, len(asked))) as pool:
         answers = pool.map(lambda one: _answers(place, *one), asked)

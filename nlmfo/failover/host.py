@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from nlmfo.config import Config, Service
 from nlmfo.deadline import Deadline
 from nlmfo.errors import Refused
-from nlmfo.failover import shared
+from nlmfo.failover import neighbours, shared
 from nlmfo.failover.actions import STORE, Actions, Standpoint, announced
 from nlmfo.failover.events import ExportLeftOut, Sink
 from nlmfo.failover.keeper import Keeper
@@ -20,6 +20,7 @@ from nlmfo.failover.plan import Action, Step
 from nlmfo.host import node_addresses, node_exports, node_locks, node_restart, view
 from nlmfo.host.node import Node
 from nlmfo.host.tickle import tickle
+from nlmfo.kernel import proposed
 from nlmfo.ownership.registry import Registry
 from nlmfo.records.locks import discard_locks
 
@@ -50,10 +51,10 @@ class HostActions(Actions):
         """It has no agent."""
 
     def _neighbours(self) -> tuple[Keeper, ...]:
-        return shared.keepers(shared.neighbours(self.config, self.service))
+        return shared.keepers(neighbours.of(self.config, self.service))
 
     def _who_is_told(self) -> Sequence[Keeper]:
-        own = [self.keeper] if shared.mark(self.service.name).exists() else []
+        own = [self.keeper] if neighbours.mark(self.service.name).exists() else []
         return (*own, *self._neighbours())
 
     def _freeze(self, _: Step, __: Deadline) -> str:
@@ -89,7 +90,7 @@ class HostActions(Actions):
         return ""
 
     def _grace(self, _: Step, __: Deadline) -> str:
-        if node_locks.grace_per_address():
+        if proposed.can_start_grace():
             for address in self.service.addresses:
                 node_locks.start_grace_of(address.ip)
             return "of its addresses only"

@@ -24,6 +24,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from pathlib import Path
 
+from nlmfo import run
 from nlmfo.config import Config, Service
 from nlmfo.deadline import Deadline
 from nlmfo.errors import NlmfoError
@@ -39,8 +40,9 @@ from nlmfo.host.node import Node
 from nlmfo.host.tickle import tickle
 from nlmfo.kernel import grace, sockdiag, syscalls
 from nlmfo.ownership.record import OwnerRecord
-from nlmfo.records import Address, callout_addresses
+from nlmfo.records.callout import callout_addresses
 from nlmfo.records.connections import read_connections, write_connections
+from nlmfo.records.layout import Address
 from nlmfo.records.locks import LockSnapshot, read_locks, write_locks
 
 #: Seconds between two rounds of what is not urgent: the longest that a snapshot can lag behind, but for its writing.
@@ -78,6 +80,7 @@ class Keep:
 
     def run(self) -> OwnerRecord:
         """Until another node owns the service; its record."""
+        run.load()
         syscalls.reserve_memory()
         while True:
             pause, problem = PATIENT, ""

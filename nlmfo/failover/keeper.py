@@ -22,18 +22,19 @@ from nlmfo.errors import Refused
 from nlmfo.failover.place import Place
 from nlmfo.host import view
 from nlmfo.kernel.sockdiag import Connection
-from nlmfo.records import (
-    Address,
-    Store,
-    absorb,
-    directory_name,
-    drain_spool,
-    newest,
-    restore_snapshot,
-    take_snapshot,
-)
 from nlmfo.records.directory import Directory
-from nlmfo.records.layout import MAX_RECORD_BYTES, client_is_safe, names_of_clients, parse_record
+from nlmfo.records.generations import absorb, newest
+from nlmfo.records.layout import (
+    MAX_RECORD_BYTES,
+    Address,
+    client_is_safe,
+    directory_name,
+    names_of_clients,
+    parse_record,
+)
+from nlmfo.records.snapshot import restore_snapshot, take_snapshot
+from nlmfo.records.spool import drain_spool
+from nlmfo.records.store import Store
 
 #: Seconds to wait for a callout that is bringing the spool in as well.
 DRAIN = 20.0

@@ -8,15 +8,24 @@ from collections.abc import Mapping
 from nlmfo.child import in_child
 from nlmfo.config import Config, Isolation, Service
 from nlmfo.errors import NlmfoError
-from nlmfo.failover import shared
+from nlmfo.failover import neighbours
 from nlmfo.failover.observe import Observed
-from nlmfo.host import addresses, daemons, exports, node_addresses, node_exports, node_locks, own_nfsd, partitions, view
+from nlmfo.host import (
+    addresses,
+    exports,
+    keeper_process,
+    mounts,
+    node_addresses,
+    node_exports,
+    view,
+)
 from nlmfo.host.namespaces import RUN, Namespaces
 from nlmfo.host.node import Node
-from nlmfo.kernel import grace, nfsd
+from nlmfo.kernel import grace, nfsd, proposed
 from nlmfo.ownership.record import OwnerRecord, boot_id
 from nlmfo.ownership.registry import DirectoryRegistry, NoRegistry, Registry
-from nlmfo.records import CALLOUT_CONFIG, Store, callout_addresses
+from nlmfo.records.callout import CALLOUT_CONFIG, callout_addresses
+from nlmfo.records.store import Store
 
 #: Seconds to read a few bytes from the shared storage. Those of several services may hang, one after the other.
 READ = 5.0
@@ -33,7 +42,7 @@ def look(config: Config, service: Service, registry: Registry) -> Observed:
     Records that cannot be read do not say that anybody was told: a release must be possible while their storage hangs.
     """
     owner = registry.read(service.name)
-    mounted = frozenset(p.uuid for p in service.partitions if partitions.is_mounted(p))
+    mounted = frozenset(p.uuid for p in service.partitions if mounts.is_mounted(p))
     seen = _on_node if service.isolation is Isolation.HOST else _in_namespaces
     return seen(config, service, owner, mounted)
 
@@ -60,14 +69,14 @@ def _in_namespaces(config: Config, service: Service, owner: OwnerRecord | None, 
         unread=_named({service.name: told}, None),
         frozen=any(callout.values()),
         attached=bool(callout),
-        kept=isolated and daemons.keeper_runs(namespaces),
+        kept=isolated and keeper_process.runs(namespaces),
     )
 
 
 def _on_node(config: Config, service: Service, owner: OwnerRecord | None, mounted: frozenset[str]) -> Observed:
     node = Node(service.name)
-    others = shared.neighbours(config, service)
-    attached = shared.mark(service.name).exists()
+    others = neighbours.of(config, service)
+    attached = neighbours.mark(service.name).exists()
     paths = {export.path for export in service.exports}
     ours = {address.ip for address in service.addresses}
     told = {service.name: _told(service) if attached else False} | {other.name: _told(other) for other in others}
@@ -85,11 +94,11 @@ def _on_node(config: Config, service: Service, owner: OwnerRecord | None, mounte
         told=bool(told[service.name]),
         unread=_named(told, None),
         frozen=attached and any(frozen for ip, frozen in callout_addresses(CALLOUT_CONFIG).items() if ip in ours),
-        kept=daemons.keeper_runs(node),
+        kept=keeper_process.runs(node),
         attached=attached,
         neighbours=tuple(other.name for other in others),
         untold=_named({other.name: told[other.name] for other in others}, False),
-        per_address=node_locks.grace_per_address(),
+        per_address=proposed.can_start_grace(),
     )
 
 
@@ -109,4 +118,4 @@ def _named(answers: Mapping[str, bool | None], answer: bool | None) -> tuple[str
 def _inside() -> tuple[int, bool, bool, frozenset[str]]:
     text = exports.ETAB.read_text(encoding="utf-8", errors="surrogateescape")
     exported = frozenset(str(path) for path in exports.parse(text))
-    return nfsd.threads(), own_nfsd.is_set_up(), grace.on(), exported
+    return nfsd.threads(), nfsd.is_set_up(), grace.on(), exported

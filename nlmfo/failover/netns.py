@@ -16,12 +16,12 @@ from nlmfo.failover.events import Sink
 from nlmfo.failover.keeper import Keeper
 from nlmfo.failover.place import Place
 from nlmfo.failover.plan import Action, Step
-from nlmfo.host import addresses, daemons, exports, own_nfsd, partitions, view
+from nlmfo.host import addresses, daemons, exports, keeper_process, own_nfsd, partitions, view
 from nlmfo.host.namespaces import Namespaces
 from nlmfo.host.tickle import tickle
 from nlmfo.kernel import dropping, locks, nfsd, syscalls
 from nlmfo.ownership.registry import Registry
-from nlmfo.records import callout_config, write_callout_config
+from nlmfo.records.callout import callout_config, write_callout_config
 from nlmfo.records.locks import discard_locks
 
 
@@ -124,10 +124,10 @@ class NetnsActions(Actions):
         return ""
 
     def _start_daemons(self, _: Step, __: Deadline) -> str:
-        daemons.start_keeper(self.namespaces, self.config.directory)
+        keeper_process.start(self.namespaces, self.config.directory)
         daemons.start(self.namespaces, self.service)
-        if self._tracks_nobody():
-            daemons.start_tracking(self.namespaces, view.NFSDCLD)
+        if not self._tracking_moves():
+            daemons.start_tracking(self.namespaces, daemons.tracking_of(self.service))
         return ""
 
     def _set_up_nfsd(self, _: Step, __: Deadline) -> str:
@@ -142,14 +142,14 @@ class NetnsActions(Actions):
         return ""
 
     def _start_nfsd(self, _: Step, __: Deadline) -> str:
-        if not self._tracks_nobody():
-            daemons.start_tracking(self.namespaces, self.service.state / "nfsdcld")
+        if self._tracking_moves():
+            daemons.start_tracking(self.namespaces, daemons.tracking_of(self.service))
         own_nfsd.start(self.namespaces, self.service)
         return "lockd is in grace"
 
-    def _tracks_nobody(self) -> bool:
-        """Whether nfsdcld has no NFSv4 client to keep a list of, so that its list need not move with the service."""
-        return self.service.versions == ("3",)
+    def _tracking_moves(self) -> bool:
+        """Whether nfsdcld's list is on storage that is not mounted before clients wait."""
+        return daemons.tracking_of(self.service) != view.NFSDCLD
 
     def _address_up(self, _: Step, __: Deadline) -> str:
         addresses.bring_up(self.namespaces, self.service.addresses, self._routes)

@@ -26,7 +26,8 @@ from nlmfo.config import Service
 from nlmfo.errors import NlmfoError
 from nlmfo.failover.keeper import Keeper
 from nlmfo.notify import Notice, Outcome
-from nlmfo.records import Address, ledger
+from nlmfo.records import ledger
+from nlmfo.records.layout import Address
 from nlmfo.records.ledger import SETTLED, Entry, Key, Ledger, Standing
 
 T = TypeVar("T")

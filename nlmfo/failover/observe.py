@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from nlmfo.config import Service
 from nlmfo.ownership.record import OwnerRecord
-from nlmfo.records import Address
+from nlmfo.records.layout import Address
 
 
 @dataclass(frozen=True, slots=True)

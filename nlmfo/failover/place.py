@@ -10,7 +10,7 @@ from typing import Self
 from nlmfo.config import Isolation, Service
 from nlmfo.host import view
 from nlmfo.host.namespaces import RUN, Namespaces
-from nlmfo.records import CALLOUT_CONFIG
+from nlmfo.records.callout import CALLOUT_CONFIG
 
 
 @dataclass(frozen=True, slots=True)

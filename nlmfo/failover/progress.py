@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nlmfo.records.ledger import Standing
+from nlmfo.replace import replace
 
 #: A file that is longer was not written by us.
 MAX_BYTES = 1 << 20
@@ -108,9 +109,7 @@ def _named(found: Progress, *standings: Standing) -> tuple[str, ...]:
 
 def write(path: Path, progress: Progress) -> None:
     """Replace the file. Raises OSError."""
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(json.dumps(asdict(progress)), encoding="ascii")
-    temporary.replace(path)
+    replace(path, json.dumps(asdict(progress)))
 
 
 def read(path: Path) -> Progress | None:

@@ -33,12 +33,12 @@ from nlmfo.host import (
     mounts,
     node_addresses,
     node_exports,
-    node_locks,
     node_server,
     own_mounts,
     partitions,
     view,
 )
+from nlmfo.kernel import proposed
 from nlmfo.run import ENVIRONMENT
 
 FSTAB, HOSTS = Path("/etc/fstab"), Path("/etc/hosts")
@@ -134,12 +134,12 @@ def _of_service(config: Config, service: Service) -> Iterator[Finding]:
     yield from _of_names(service)
     yield from _of_runs(service)
     partition = service.state_partition
-    if partition is None or partitions.is_mounted(partition):
+    if partition is None or mounts.is_mounted(partition):
         yield from _of_space(service.name, service.state, "the records of its clients")
     if service.isolation is Isolation.HOST:
         for unfit in node_server.unfit(own_mounts.v3_clients(), service.versions):
             yield _error(service.name, unfit.code, unfit.text, unfit.hint)
-        if not config.restart_nfsd and not node_locks.grace_per_address():
+        if not config.restart_nfsd and not proposed.can_start_grace():
             refusal = no_way_into_grace(service)
             yield _error(service.name, refusal.code, refusal.text, refusal.hint or "")
 
@@ -157,7 +157,7 @@ def _of_interface(service: Service) -> Iterator[Finding]:
 def _of_partitions(service: Service) -> Iterator[Finding]:
     fstab = _lines(FSTAB)
     for partition in service.partitions:
-        if not (partitions.BY_UUID / partition.uuid).exists():
+        if not (mounts.BY_UUID / partition.uuid).exists():
             text = f"partition {partition.uuid}: no disk that this node sees carries it now"
             yield _warning(service.name, "disk-away", text, "see that it is connected before the service moves here")
         for number, words in fstab:

@@ -18,9 +18,9 @@ from nlmfo.failover.grace import Known, why_it_may_end
 from nlmfo.failover.progress import Locks, Progress, Waiting
 from nlmfo.host import partitions
 from nlmfo.kernel import grace, inodes, lockd_settings, locks, nfsd
-from nlmfo.records import Store
 from nlmfo.records.ledger import SETTLED, Entry
 from nlmfo.records.locks import HeldLock, LockSnapshot, write_locks
+from nlmfo.records.store import Store
 
 #: Readings of the lock table: that have to show a lock as held again, because one alone may show it twice; and that a
 #: release notes all locks from, because one alone may leave some out (see nlmfo.failover.accounting).

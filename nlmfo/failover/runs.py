@@ -47,6 +47,10 @@ FENCE_LOG = Path("/var/log/nlmfo-fence.log")
 EVIDENCE = frozenset({"mmp-in-use", "fsck-running", "newer-copy", "wrong-node", "wrong-state", "owner-unreadable"})
 
 
+class Busy(NlmfoError):
+    """Somebody else is at work on the service on this node."""
+
+
 def hands_of(config: Config, service: Service, registry: Registry, standpoint: Standpoint, sink: Sink) -> Actions:
     """The hands for the service's isolation."""
     kind = HostActions if service.isolation is Isolation.HOST else NetnsActions
@@ -358,15 +362,22 @@ def _close_earlier(config: Config, service: Service, seen: Observed, outcome: Ou
 
 
 @contextmanager
-def _only_run(service: Service) -> Iterator[None]:
-    """One run for a service at a time on this node, and for all services that share its nfsd."""
+def alone(service: Service) -> Iterator[None]:
+    """One process at a time changes anything of a service on this node. Raises Busy."""
     RUN.mkdir(mode=0o755, exist_ok=True)
     with ExitStack() as held:
         if not _lock(held, RUN / f"{service.name}.lock"):
-            raise NlmfoError(
-                f"service '{service.name}': another nlmfo is at work on it on this node",
-                hint="wait for it to end",
+            raise Busy(
+                f"service '{service.name}': another nlmfo is at work on it on this node", hint="wait for it to end"
             )
+        yield
+
+
+@contextmanager
+def _only_run(service: Service) -> Iterator[None]:
+    """One run for a service at a time on this node, and for all services that share its nfsd."""
+    with ExitStack() as held:
+        held.enter_context(alone(service))
         if service.isolation is Isolation.HOST:
             what = "the run of another service that shares this node's nfsd"
             poll_until(what, lambda: _lock(held, RUN / "host.lock"), Deadline(TURN), interval=0.1)

@@ -10,7 +10,7 @@ from nlmfo.config import Isolation, Notifier, Service
 from nlmfo.failover.notices import Send
 from nlmfo.host import view
 from nlmfo.notify import Notice, names_for, notify
-from nlmfo.records import Address
+from nlmfo.records.layout import Address
 
 #: Seconds that sm-notify needs: it waits for 2, 4, 8 s until it tries again, and takes 10 s for 1,000 clients.
 ROUND, ROUND_EACH = 30.0, 0.05

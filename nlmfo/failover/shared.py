@@ -11,34 +11,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
-from nlmfo.config import Config, Isolation, Service
+from nlmfo.config import Config, Service
+from nlmfo.failover import neighbours
 from nlmfo.failover.actions import callout_entries
 from nlmfo.failover.keeper import Keeper
 from nlmfo.failover.place import Place
 from nlmfo.host import view
-from nlmfo.host.namespaces import RUN
-from nlmfo.records import CalloutEntry, callout_config, write_callout_config
-
-
-def mark(service: str) -> Path:
-    """The file that says that a service is attached here."""
-    return RUN / service / "attached"
-
-
-def attached(config: Config) -> tuple[Service, ...]:
-    """The services whose records the node's callout writes now."""
-    return tuple(
-        service
-        for service in config.services.values()
-        if service.isolation is Isolation.HOST and mark(service.name).exists()
-    )
-
-
-def neighbours(config: Config, service: Service) -> tuple[Service, ...]:
-    """The other services that share the node's nfsd."""
-    return tuple(other for other in attached(config) if other.name != service.name)
+from nlmfo.records.callout import CalloutEntry, callout_config, write_callout_config
 
 
 def keepers(services: Iterable[Service]) -> tuple[Keeper, ...]:
@@ -49,16 +29,16 @@ def attach(config: Config, service: Service, user: view.StatdUser) -> None:
     """Let the node's callout write the service's records from now on."""
     view.SPOOL.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.chown(view.SPOOL, user.uid, user.gid)
-    (mark(service.name).parent / "log").mkdir(mode=0o755, parents=True, exist_ok=True)
+    (neighbours.mark(service.name).parent / "log").mkdir(mode=0o755, parents=True, exist_ok=True)
     for keeper in keepers([service]):
         keeper.open_live(user)
-    mark(service.name).touch()
+    neighbours.mark(service.name).touch()
     tell_callout(config)
 
 
 def detach(config: Config, service: Service) -> None:
     """The opposite; the others' records go on being written."""
-    mark(service.name).unlink(missing_ok=True)
+    neighbours.mark(service.name).unlink(missing_ok=True)
     tell_callout(config)
 
 
@@ -71,5 +51,5 @@ def tell_callout(config: Config, frozen: Iterable[str] = ()) -> None:
 
 
 def _entries(config: Config, frozen: frozenset[str]) -> Iterator[CalloutEntry]:
-    for keeper in keepers(attached(config)):
+    for keeper in keepers(neighbours.attached(config)):
         yield from callout_entries(keeper, frozen=keeper.service.name in frozen)

@@ -17,7 +17,7 @@ from nlmfo.failover.progress import Progress
 from nlmfo.host import view
 from nlmfo.host.namespaces import Namespaces
 from nlmfo.ownership.record import OwnerRecord
-from nlmfo.records import refused, spool_status
+from nlmfo.records.spool import refused, spool_status
 
 
 @dataclass(frozen=True, slots=True)

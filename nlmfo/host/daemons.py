@@ -15,7 +15,6 @@ import contextlib
 import os
 import select
 import signal
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -41,11 +40,7 @@ STOP = 30.0
 STOP_EACH = 1.0
 #: Seconds for a daemon to end after SIGKILL, before another look at all of them.
 SOON = 0.1
-#: Seconds for daemons to end after SIGTERM, before SIGKILL.
-POLITE = 3.0
 LOOPBACK = IPv4Address("127.0.0.1")
-#: In the directory that a service has on the node: the process id of ``nlmfo keep``.
-KEEPER = "keep.pid"
 #: Bytes of a daemon's log that are read for its last words, when it ended at once.
 SAID = 1 << 16
 
@@ -74,6 +69,7 @@ NFS = Program("nfsd", 100003, 3)
 MOUNT = Program("rpc.mountd", 100005, 3)
 NLM = Program("lockd", 100021, 4)
 NSM = Program("rpc.statd", 100024, 1)
+TRACKER = "nfsdcld"
 
 
 def programs(service: Service) -> tuple[Program, ...]:
@@ -83,56 +79,66 @@ def programs(service: Service) -> tuple[Program, ...]:
 
 def start(namespaces: Namespaces, service: Service) -> None:
     """Start what needs no partition: rpcbind, then statd and mountd side by side; return when each of them serves."""
-    rpcbind = _spawn(namespaces, "rpcbind", "rpcbind", "-f")
-    _await(namespaces, {RPCBIND: rpcbind}, LOOPBACK)
+    _await(namespaces, {RPCBIND: _start(namespaces, service, RPCBIND)}, LOOPBACK)
+    _await(namespaces, {program: _start(namespaces, service, program) for program in (NSM, MOUNT)}, LOOPBACK)
+
+
+def start_again(namespaces: Namespaces, service: Service, program: Program) -> None:
+    """Start one of these in the place of one that has died or hangs; return when it serves.
+
+    Whom rpc.statd monitors it reads again from its directory, and the others keep nothing.
+    """
+    _end(namespaces, program.name)
+    _await(namespaces, {program: _start(namespaces, service, program)}, LOOPBACK)
+
+
+def _start(namespaces: Namespaces, service: Service, program: Program) -> Started:
+    callout = ("--ha-callout", view.CALLOUT)
     off = [word for version in unwanted(service) for word in ("--no-nfs-version", version)]
-    quiet = ("--foreground", "--no-notify", "--state-directory-path", str(view.STATD_DIRECTORY))
-    statd = _spawn(namespaces, "rpc.statd", "rpc.statd", *quiet, "--ha-callout", view.CALLOUT)
-    mountd = _spawn(namespaces, "rpc.mountd", "rpc.mountd", "--foreground", "--ha-callout", view.CALLOUT, *off)
-    _await(namespaces, {NSM: statd, MOUNT: mountd}, LOOPBACK)
+    words: dict[Program, tuple[str | Path, ...]] = {
+        RPCBIND: ("-f",),
+        NSM: ("--foreground", "--no-notify", "--state-directory-path", view.STATD_DIRECTORY, *callout),
+        MOUNT: ("--foreground", *callout, *off),
+    }
+    return _spawn(namespaces, program.name, program.name, *words[program])
 
 
 def start_tracking(namespaces: Namespaces, tracking: Path) -> None:
     """Start nfsdcld, with its list of NFSv4 clients in ``tracking``; return when it watches for nfsd to appear."""
     namespaces.call(partial(tracking.mkdir, mode=0o700, exist_ok=True))
-    nfsdcld = _spawn(namespaces, "nfsdcld", "nfsdcld", "--foreground", "-p", view.PIPEFS, "-s", tracking)
+    _end(namespaces, TRACKER)
+    nfsdcld = _spawn(namespaces, TRACKER, TRACKER, "--foreground", "-p", view.PIPEFS, "-s", tracking)
     poll_until("nfsdcld to watch for the kernel", lambda: _watches(nfsdcld), Deadline(START), interval=0.01)
 
 
-def start_keeper(place: Surroundings, configuration: Path) -> None:
-    """Start ``nlmfo keep`` (see nlmfo.failover.keeper) unless it runs."""
-    if keeper_runs(place):
-        return
-    nlmfo = (sys.executable, "-m", "nlmfo", "--config", configuration)
-    keeper = _spawn(place, "nlmfo-keep", *nlmfo, "keep", place.service)
-    (place.directory / KEEPER).write_text(f"{keeper.pid}\n", encoding="ascii")
+def tracking_of(service: Service) -> Path:
+    """Where nfsdcld keeps its list: where it moves with the service, unless there is nobody to be put on it."""
+    return view.NFSDCLD if service.versions == ("3",) else service.state / "nfsdcld"
 
 
-def keeper_runs(place: Surroundings) -> bool:
-    return _keeper(place) is not None
+def tracks(namespaces: Namespaces) -> bool:
+    """Whether nfsdcld runs. It answers nobody but the kernel."""
+    return bool(_named(namespaces, TRACKER))
 
 
-def stop_keeper(place: Surroundings) -> None:
-    """End ``nlmfo keep``, and see it gone."""
-    for number, seconds in ((signal.SIGTERM, POLITE), (signal.SIGKILL, START)):
-        pid = _keeper(place)
-        if pid is None:
-            return
-        _signal(pid, number)
-        with contextlib.suppress(DeadlineExceeded):
-            poll_until("nlmfo keep to end", lambda: not keeper_runs(place), Deadline(seconds))
-            return
-    raise DeadlineExceeded(f"service '{place.service}': the end of nlmfo keep", POLITE + START)
+def _end(namespaces: Namespaces, name: str) -> None:
+    """End a daemon that hangs, and see it gone."""
+    for pid in _named(namespaces, name):
+        _signal(pid, signal.SIGKILL)
+    poll_until(f"{name} to end", lambda: not _named(namespaces, name), Deadline(START), interval=0.01)
 
 
-def _keeper(place: Surroundings) -> int | None:
-    """Its process id, if the process that has the number is the one that was started under it."""
+def _named(namespaces: Namespaces, name: str) -> list[int]:
+    """The processes of the service that were started as ``name`` and have not ended."""
+    return [pid for pid in namespaces.processes() if _words(pid)[:1] == [name.encode()]]
+
+
+def _words(pid: int) -> list[bytes]:
+    """What a process was started as; nothing when it has ended."""
     try:
-        pid = int((place.directory / KEEPER).read_text(encoding="ascii"))
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except (OSError, ValueError):
-        return None
-    return pid if words[-3:-1] == [b"keep", place.service.encode()] else None
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return []
 
 
 def unwanted(service: Service) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from functools import partial
 from pathlib import Path
 
@@ -114,7 +113,7 @@ def _load(paths: tuple[Path, ...]) -> str:
     for path in paths:
         exportable.prove(path)
     new = ETAB.with_name("etab.new")
-    shutil.copyfile(_ready(), new)
+    new.write_bytes(_ready().read_bytes())
     new.replace(ETAB)
     caches.flush()
     return _read(ETAB)

@@ -7,6 +7,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from nlmfo.config import Partition
+
+BY_UUID = Path("/dev/disk/by-uuid")
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
@@ -44,6 +47,16 @@ def at(mountpoint: Path) -> Mount | None:
     wanted = str(mountpoint)
     lines = (line for line in reversed(_text().split("\n")) if line and _unescape(line.split(" ", 5)[4]) == wanted)
     return next(map(_parse_line, lines), None)
+
+
+def is_mounted(partition: Partition) -> bool:
+    """Whether the partition itself, and not something else, is mounted at its mount point.
+
+    Asked without udev's library, for ``nlmfo status``; a device that has gone while mounted still counts.
+    """
+    mount = at(partition.mountpoint)
+    link = BY_UUID / partition.uuid
+    return mount is not None and (not link.exists() or Path(mount.source).resolve() == link.resolve())
 
 
 def _text() -> str:

@@ -30,11 +30,6 @@ def drop_locks(mountpoint: Path, kernel: Kernel | None = None) -> None:
     caches.flush(files=kernel.files)
 
 
-def grace_per_address(kernel: Kernel | None = None) -> bool:
-    """Whether this kernel can put one address into grace: only one that was patched with the interface of 2006."""
-    return proposed.can_start_grace(files=(kernel or Kernel()).files)
-
-
 def start_grace_of(address: Address, kernel: Kernel | None = None) -> None:
     """Have clients that come through ``address``, and no others, reclaim for lockd's grace period."""
     proposed.start_grace(address, files=(kernel or Kernel()).files)

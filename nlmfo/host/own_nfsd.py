@@ -59,12 +59,7 @@ def stop(namespaces: Namespaces, clients: int) -> None:
     """
     deadline = STOP + STOP_EACH * clients
     namespaces.call(nfsd.stop, deadline=deadline)
-    poll_until("nfsd to stop", lambda: not namespaces.call(is_set_up), Deadline(deadline))
-
-
-def is_set_up(*, files: ControlFiles = PROC) -> bool:
-    """Whether there is an nfsd in the caller's network namespace, with threads or without: its sockets may keep it."""
-    return nfsd.threads(files=files) > 0 or bool(nfsd_settings.listeners(files=files))
+    poll_until("nfsd to stop", lambda: not namespaces.call(nfsd.is_set_up), Deadline(deadline))
 
 
 def unwanted_versions(service: Service) -> tuple[str, ...]:

@@ -19,7 +19,6 @@ from nlmfo.host.libmount import MountFailed
 from nlmfo.plain import plain
 from nlmfo.run import run
 
-BY_UUID = Path("/dev/disk/by-uuid")
 #: Seconds. ext4 with multi-mount protection was seen to take 43 s to mount after its owner's power cut.
 MOUNT = 120.0
 UMOUNT = 30.0
@@ -92,18 +91,8 @@ def is_free(device: Path) -> bool:
 
 def is_still(partition: Partition, device: Path) -> bool:
     """Whether udev still says that the device carries the partition: disks come back under other names."""
-    link = BY_UUID / partition.uuid
+    link = mounts.BY_UUID / partition.uuid
     return link.exists() and link.resolve() == device.resolve()
-
-
-def is_mounted(partition: Partition) -> bool:
-    """Whether the partition itself, and not something else, is mounted at its mount point.
-
-    Asked without udev's library, for ``nlmfo status``; a device that has gone while mounted still counts.
-    """
-    mount = mounts.at(partition.mountpoint)
-    link = BY_UUID / partition.uuid
-    return mount is not None and (not link.exists() or Path(mount.source).resolve() == link.resolve())
 
 
 def lock_device(partition: Partition) -> str | None:
@@ -141,7 +130,7 @@ def mount(partition: Partition, device: Path, call: Call = own_child, *, deadlin
         raise
     except DeadlineExceeded as error:
         raise DeadlineExceeded(f"mount of {device} on {partition.mountpoint}", error.seconds) from error
-    if not is_mounted(partition):
+    if not mounts.is_mounted(partition):
         raise PartitionError(f"{partition.mountpoint}: mount reported success, but {device} is not mounted there")
 
 

@@ -37,6 +37,14 @@ def threads(*, files: ControlFiles = PROC) -> int:
         return 0
 
 
+def is_set_up(*, files: ControlFiles = PROC) -> bool:
+    """Whether there is an nfsd in the caller's network namespace, with threads or without: its sockets may keep it."""
+    if threads(files=files) > 0:
+        return True
+    with explained("reading nfsd's listeners", {errno.ENOENT: NOT_THERE}):
+        return bool(files.read(CONTROL / "portlist").strip())
+
+
 def set_threads(count: int, *, files: ControlFiles = PROC) -> None:
     """Run ``count`` nfsd threads, and read back that they run. 0 stops nfsd.
 

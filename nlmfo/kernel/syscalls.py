@@ -56,6 +56,11 @@ def reserve_memory() -> None:
     _libc.mlockall(MCL_CURRENT)
 
 
+def release_memory() -> None:
+    """The opposite, for a process that goes on with less to do."""
+    _libc.munlockall()
+
+
 def _error(target: Path | None) -> OSError:
     number = ctypes.get_errno()
     return OSError(number, os.strerror(number), None if target is None else os.fspath(target))

@@ -29,6 +29,7 @@ STATD_VERSION = 1
 PROC_NULL = 0
 PROC_GETPORT = 3
 PROC_GETADDR = 3  # the same number as GETPORT, in versions 3 and 4 of rpcbind
+PROC_SET, PROC_DUMP = 1, 4
 PROC_SM_NOTIFY = 6
 
 #: SM_MAXSTRLEN of the NSM protocol, in bytes.
@@ -42,6 +43,17 @@ _MAX_VERIFIER = 400  # RFC 5531, section 8.2: opaque body<400>
 _MAX_ADDRESS = 128  # the longest IPv6 text, a %scope of 16 and two numbers take fewer than 80
 _PROTOCOL_NUMBERS = {"tcp": 6, "udp": 17}
 _LAST_FRAGMENT = 0x8000_0000
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What rpcbind knows of one program at one transport: ``netid`` and universal address of RFC 5665."""
+
+    program: int
+    version: int
+    netid: str
+    address: str
+    owner: str
 
 
 class WireError(NlmfoError):
@@ -132,6 +144,17 @@ def ask_port(program: int, version: int, protocol: str, *, ipv6: bool) -> bytes:
     address, owner = _opaque(b""), _opaque(b"")
     wanted = struct.pack(">2I", program, version) + _string(f"{protocol}6") + address + owner
     return call(RPCBIND_PROGRAM, 4, PROC_GETADDR, wanted)
+
+
+def dump() -> bytes:
+    """Ask rpcbind for all that is registered."""
+    return call(RPCBIND_PROGRAM, 4, PROC_DUMP)
+
+
+def register(wanted: Registration) -> bytes:
+    """Have rpcbind know of a program. It takes that only from the machine itself."""
+    words = b"".join(_opaque(word.encode()) for word in (wanted.netid, wanted.address, wanted.owner))
+    return call(RPCBIND_PROGRAM, 4, PROC_SET, struct.pack(">2I", wanted.program, wanted.version) + words)
 
 
 def _string(text: str) -> bytes:
@@ -254,6 +277,25 @@ def _byte(text: str) -> int:
     return int(text)
 
 
+def parse_registrations(results: bytes) -> tuple[Registration, ...]:
+    """The answer to ``dump``."""
+    reader, found = _Reader(results), []
+    while reader.uint():
+        program, version = reader.uint(), reader.uint()
+        netid, address, owner = (reader.opaque(_MAX_ADDRESS).decode("latin-1") for _ in range(3))
+        found.append(Registration(program, version, netid, address, owner))
+    reader.end()
+    return tuple(found)
+
+
+def parse_bool(results: bytes) -> bool:
+    """The answer to ``register``."""
+    reader = _Reader(results)
+    answer = reader.uint()
+    reader.end()
+    return answer != 0
+
+
 def parse_void(results: bytes) -> None:
     """The answer to NULL and to SM_NOTIFY: nothing, and exactly that."""
     _Reader(results).end()
@@ -270,13 +312,14 @@ def record(message: bytes) -> bytes:
 class RecordReader:
     """Cuts a byte stream into messages.
 
-    It never holds more than one message of MAX_REPLY bytes and what one ``feed`` brought; a peer that claims
+    It never holds more than one message of ``limit`` bytes and what one ``feed`` brought; a peer that claims
     more, or that sends empty fragments without end, gets a WireError.
     """
 
-    __slots__ = ("_message", "_unread")
+    __slots__ = ("_limit", "_message", "_unread")
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = MAX_REPLY) -> None:
+        self._limit = limit
         self._unread = b""
         self._message = b""
 
@@ -287,8 +330,8 @@ class RecordReader:
         while len(self._unread) >= 4:
             (mark,) = struct.unpack_from(">I", self._unread)
             length = mark & ~_LAST_FRAGMENT
-            if length + len(self._message) > MAX_REPLY or not mark:
-                raise WireError(f"fragment of {length} bytes; a reply has at most {MAX_REPLY}")
+            if length + len(self._message) > self._limit or not mark:
+                raise WireError(f"fragment of {length} bytes; a reply has at most {self._limit}")
             if len(self._unread) < 4 + length:
                 break
             self._message += self._unread[4 : 4 + length]

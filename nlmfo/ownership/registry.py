@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -101,7 +100,7 @@ class DirectoryRegistry:
         """The record in a file of its own beside its place, durable."""
         place = self._path(record.service, record.epoch)
         # Cloned machines and containers share host names and process ids, so neither would tell claimants apart.
-        new = place.with_name(f".{place.name}.{record.node}.{secrets.token_hex(8)}")
+        new = place.with_name(f".{place.name}.{record.node}.{os.urandom(8).hex()}")
         with new.open("x", encoding="utf-8") as file:
             file.write(record.to_json())
             file.flush()

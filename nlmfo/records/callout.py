@@ -20,8 +20,6 @@ One word, one blank, and the rest of the line as it stands: nothing is quoted, s
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -30,6 +28,7 @@ from pathlib import Path
 
 from nlmfo.errors import NlmfoError
 from nlmfo.records.layout import Address, client_is_safe, fsid_is_safe
+from nlmfo.replace import replace
 
 #: The callout looks nowhere else, except where the environment variable NLMFO_CALLOUT_CONF says so.
 CALLOUT_CONFIG = Path("/run/nlmfo/callout.conf")
@@ -89,15 +88,7 @@ def callout_config(
 
 def write_callout_config(path: Path, text: str) -> None:
     """Put the file in place in one step, readable for statd's user. OSError if the directory is missing."""
-    fd, temporary = tempfile.mkstemp(prefix=".callout.", dir=path.parent)
-    try:
-        with os.fdopen(fd, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(temporary).chmod(0o644)
-        Path(temporary).rename(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    replace(path, text)
 
 
 def callout_addresses(path: Path) -> dict[Address, bool]:

@@ -14,7 +14,6 @@ read, and a journal that cannot be written stops no failover.
 
 from __future__ import annotations
 
-import calendar
 import json
 import os
 import re
@@ -22,6 +21,7 @@ import stat
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,8 @@ def _moment(name: str) -> int:
     """When a journal began by its name, in microseconds since the epoch; 0 when it is no date."""
     second, _, more = name.partition("-")[0].removesuffix("Z").partition(".")
     try:
-        return calendar.timegm(time.strptime(second, _SECOND)) * 10**6 + int(more)
+        began = datetime.strptime(second, _SECOND).replace(tzinfo=UTC)
+        return int(began.timestamp()) * 10**6 + int(more)
     except ValueError:
         return 0
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 #: Each is a program of its own: what one leaves in memory does not weigh on the next.
-MEASURES = ("callout", "storm", "notify_both", "lab_boot", "planned_move")
+MEASURES = ("status", "callout", "storm", "notify_both", "lab_boot", "planned_move")
 #: Seconds for one of them.
 DEADLINE = 900
 

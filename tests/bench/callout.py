@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from nlmfo.records import Mode
+from nlmfo.records.callout import Mode
 from tests.unit.callout_stand import HOME, NODE, Stand, build
 
 CALLS = 300

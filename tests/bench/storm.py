@@ -23,15 +23,9 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from nlmfo.deadline import Deadline, poll_until
-from nlmfo.records import (
-    CALLOUT_CONFIG,
-    SPOOL,
-    CalloutEntry,
-    Store,
-    callout_config,
-    directory_name,
-    write_callout_config,
-)
+from nlmfo.records.callout import CALLOUT_CONFIG, SPOOL, CalloutEntry, callout_config, write_callout_config
+from nlmfo.records.layout import directory_name
+from nlmfo.records.store import Store
 from tests.unit.callout_stand import build
 
 ADDRESS = ip_address("198.18.255.254")

@@ -22,16 +22,9 @@ from typing import Any
 import pytest
 
 from nlmfo.deadline import Deadline, poll_until
-from nlmfo.records import (
-    Address,
-    CalloutEntry,
-    Mode,
-    Store,
-    callout_config,
-    directory_name,
-    write_callout_config,
-)
-from nlmfo.records.layout import CURRENT, FSIDS
+from nlmfo.records.callout import CalloutEntry, Mode, callout_config, write_callout_config
+from nlmfo.records.layout import CURRENT, FSIDS, Address, directory_name
+from nlmfo.records.store import Store
 
 CALLOUTS = Path(__file__).parents[2] / "callouts"
 HOME = ip_address("10.10.0.100")

@@ -25,7 +25,7 @@ from nlmfo.failover.netns import NetnsActions
 from nlmfo.failover.plan import Action, Step
 from nlmfo.failover.progress import Locks, Progress, Waiting
 from nlmfo.failover.watch import Watch
-from nlmfo.host import daemons, mmp, own_mounts, own_nfsd, partitions, probe
+from nlmfo.host import keeper_process, mmp, own_mounts, own_nfsd, partitions, probe
 from nlmfo.host.namespaces import Namespaces
 from nlmfo.host.node import Node
 from nlmfo.host.view import StatdUser
@@ -34,9 +34,10 @@ from nlmfo.ownership import copy
 from nlmfo.ownership.proof import Proof, Word
 from nlmfo.ownership.record import OwnerRecord, Standing, boot_id
 from nlmfo.ownership.registry import DirectoryRegistry, NoRegistry
-from nlmfo.records import Store, callout_addresses
+from nlmfo.records.callout import callout_addresses
 from nlmfo.records.ledger import Standing as Ledger
 from nlmfo.records.locks import HeldLock, read_locks
+from nlmfo.records.store import Store
 from tests.unit import shapes
 from tests.unit.cluster_fake import Log
 from tests.unit.shapes import EARLIER_BOOT, HERE, THERE
@@ -322,7 +323,7 @@ def test_a_keeper_that_cannot_be_started_fails_the_step_because_nobody_would_tel
     def broken(*_: object) -> None:
         raise NlmfoError("cannot start")
 
-    monkeypatch.setattr(daemons, "start_keeper", broken)
+    monkeypatch.setattr(keeper_process, "start", broken)
     with pytest.raises(NlmfoError, match="cannot start"):
         do(make(), Step(Action.KEEP, ""))
 
@@ -369,7 +370,7 @@ class Telling:
 
 @pytest.fixture
 def telling(make: Callable[..., Actions], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Telling:
-    monkeypatch.setattr(daemons, "keeper_runs", lambda _: True)
+    monkeypatch.setattr(keeper_process, "runs", lambda _: True)
     return Telling(make(), tmp_path)
 
 
@@ -390,7 +391,7 @@ def test_who_could_not_be_told_is_named(telling: Telling) -> None:
 def test_a_keeper_that_has_ended_without_telling_anybody_fails_the_takeover(
     telling: Telling, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(daemons, "keeper_runs", lambda _: False)
+    monkeypatch.setattr(keeper_process, "runs", lambda _: False)
     with pytest.raises(NlmfoError, match=r"'nlmfo keep'. has ended"):
         do(telling.hands, NOTIFY)
 

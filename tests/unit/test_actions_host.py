@@ -16,17 +16,20 @@ import pytest
 from nlmfo.config import Config, Isolation, Service
 from nlmfo.deadline import Deadline
 from nlmfo.errors import DeadlineExceeded, NlmfoError, Refused
-from nlmfo.failover import host, keeper, progress, runs, shared
+from nlmfo.failover import host, keeper, neighbours, progress, runs, shared
 from nlmfo.failover.actions import Standpoint
 from nlmfo.failover.events import ExportLeftOut
 from nlmfo.failover.host import HostActions
 from nlmfo.failover.place import Place
 from nlmfo.failover.plan import Action, Step
-from nlmfo.host import daemons, node_addresses, node_exports, node_locks, node_restart, view
+from nlmfo.host import keeper_process, node_addresses, node_exports, node_locks, node_restart, view
 from nlmfo.host.node import Node
 from nlmfo.host.view import StatdUser
+from nlmfo.kernel import proposed
 from nlmfo.ownership.registry import DirectoryRegistry
-from nlmfo.records import Address, Store, callout_addresses
+from nlmfo.records.callout import callout_addresses
+from nlmfo.records.layout import Address
+from nlmfo.records.store import Store
 from tests.unit import shapes
 from tests.unit.cluster_fake import Log
 from tests.unit.shapes import HERE
@@ -46,13 +49,13 @@ class Scene:
         self.told_meanwhile: dict[str, bool] = {}
         self.trouble: Exception | None = None
         self.made = ExitStack()
-        patch.setattr(shared, "RUN", directory / "run")
+        patch.setattr(neighbours, "RUN", directory / "run")
         patch.setattr(keeper, "RUN", directory / "run")
         patch.setattr(view, "CALLOUT_CONFIG", self.callout)
         patch.setattr(view, "SPOOL", directory / "spool")
         patch.setattr(view, "STATD_HOMES", (directory,))
         patch.setattr(node_restart, "restart", self._restart)
-        patch.setattr(node_locks, "grace_per_address", lambda: False)
+        patch.setattr(proposed, "can_start_grace", lambda: False)
         self.services = {
             name: replace(
                 shapes.service(name=name, isolation=Isolation.HOST, state=directory / name),
@@ -134,7 +137,7 @@ def test_where_the_kernel_gives_an_address_its_grace_nobody_else_is_touched(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[Address] = []
-    monkeypatch.setattr(node_locks, "grace_per_address", lambda: True)
+    monkeypatch.setattr(proposed, "can_start_grace", lambda: True)
     monkeypatch.setattr(node_locks, "start_grace_of", given.append)
     assert do(scene.hands(), GRACE) == "of its addresses only"
     assert given == [scene.address("home")]
@@ -202,7 +205,7 @@ def test_the_clients_of_all_who_share_the_server_are_told(
         asked.append(place.service)
         return True
 
-    monkeypatch.setattr(daemons, "keeper_runs", keeper_runs)
+    monkeypatch.setattr(keeper_process, "runs", keeper_runs)
     told = {name for name in scene.services if name != "home" or attached}
     for name in told:
         scene.keeper_says(name, told=True)
@@ -213,7 +216,7 @@ def test_the_clients_of_all_who_share_the_server_are_told(
     with pytest.raises(DeadlineExceeded, match="service 'web': telling every client"):
         scene.hands().do(NOTIFY, Deadline(0.2))
     assert set(asked) == {"web"}
-    monkeypatch.setattr(daemons, "keeper_runs", lambda _: False)
+    monkeypatch.setattr(keeper_process, "runs", lambda _: False)
     with pytest.raises(NlmfoError, match="service 'web': the process that tells the clients"):
         do(scene.hands(), NOTIFY)
 
@@ -225,7 +228,7 @@ def test_the_keepers_of_all_who_share_the_server_are_started_where_they_do_not_r
     if attached:
         shared.attach(scene.config, scene.services["home"], ME)
     started: list[str] = []
-    monkeypatch.setattr(daemons, "start_keeper", lambda place, _: started.append(place.service))
+    monkeypatch.setattr(keeper_process, "start", lambda place, _: started.append(place.service))
     do(scene.hands(), Step(Action.KEEP, ""))
     assert started == [*(["home"] if attached else []), "mail", "web"]
 
@@ -246,7 +249,7 @@ def test_an_export_that_is_left_out_is_told_and_the_service_attached_all_the_sam
     do(hands, Step(Action.EXPORT, ""))
     assert isinstance(hands.sink, Log)
     assert hands.sink.events == [ExportLeftOut("gone.example:/srv/other")]
-    assert shared.mark("home").exists()
+    assert neighbours.mark("home").exists()
     assert scene.addresses_of_callout() == [str(scene.address(name)) for name in scene.services]
 
 
@@ -258,7 +261,7 @@ def test_exports_that_fail_leave_the_callout_as_it_was(scene: Scene, monkeypatch
     before = scene.callout.read_text()
     with pytest.raises(NlmfoError):
         do(scene.hands(), Step(Action.EXPORT, ""))
-    assert not shared.mark("home").exists()
+    assert not neighbours.mark("home").exists()
     assert scene.callout.read_text() == before
 
 
@@ -267,7 +270,7 @@ def test_detaching_takes_away_what_the_callout_knows_of_this_service_only(scene:
     for _ in range(2):  # also after a run that was killed in the midst of it
         do(scene.hands(), Step(Action.DETACH, ""))
         assert scene.addresses_of_callout() == [str(scene.address(name)) for name in ("mail", "web")]
-    assert [service.name for service in shared.attached(scene.config)] == ["mail", "web"]
+    assert [service.name for service in neighbours.attached(scene.config)] == ["mail", "web"]
 
 
 def test_addresses_exports_locks_and_keeper_that_go_are_those_of_this_service(
@@ -288,7 +291,7 @@ def test_addresses_exports_locks_and_keeper_that_go_are_those_of_this_service(
     monkeypatch.setattr(node_addresses, "bring_up", lambda _, some: note("address up")(*some))
     monkeypatch.setattr(node_exports, "unload", note("unexport"))
     monkeypatch.setattr(node_locks, "drop_locks", lambda mountpoint: note("unlock")(str(mountpoint)))
-    monkeypatch.setattr(daemons, "stop_keeper", lambda place: note("stop keeper")(place.service))
+    monkeypatch.setattr(keeper_process, "stop", lambda place: note("stop keeper")(place.service))
     for action in (Action.ADDRESS_DOWN, Action.UNEXPORT, Action.UNLOCK, Action.STOP_KEEPER, Action.ADDRESS_UP):
         do(scene.hands(), Step(action, "/srv/other"))
     (address,) = scene.services["home"].addresses

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nlmfo.records import Mode
+from nlmfo.records.callout import Mode
 from tests.unit.callout_stand import (
     CALLOUTS,
     HOME,

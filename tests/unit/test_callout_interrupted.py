@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nlmfo.records import Mode, drain_spool
+from nlmfo.records.callout import Mode
+from nlmfo.records.spool import drain_spool
 from tests.unit.callout_stand import CALLOUTS, HOME, NAME, NODE, SECONDS, Stand, build, whole
 from tests.unit.callout_stepper import Stepper
 

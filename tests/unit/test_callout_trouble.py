@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from nlmfo.records import Mode, drain_spool, refused, spool_status
+from nlmfo.records.callout import Mode
+from nlmfo.records.spool import drain_spool, refused, spool_status
 from tests.unit.callout_stand import (
     CALLOUTS,
     HOME,

@@ -21,13 +21,14 @@ from nlmfo.cli.main import main
 from nlmfo.config import Config, Isolation, Service
 from nlmfo.errors import ExitCode, NlmfoError, NotOwned, Refused
 from nlmfo.failover.clients import ClientOnRecord, ClientState, forget, on_record
-from nlmfo.host import node, partitions
+from nlmfo.host import mounts, node
 from nlmfo.kernel import sockdiag
 from nlmfo.kernel.sockdiag import Connection
 from nlmfo.ownership.registry import DirectoryRegistry
-from nlmfo.records import Store, ledger
+from nlmfo.records import ledger
 from nlmfo.records.journal import JournalFile
 from nlmfo.records.ledger import Entry, Ledger, Standing
+from nlmfo.records.store import Store
 from tests.unit import shapes
 from tests.unit.shapes import EARLIER_BOOT, THERE
 
@@ -283,7 +284,7 @@ def test_only_the_node_that_serves_it_forgets_anybody(case: Case, monkeypatch: p
     case.registry.claim(shapes.record(4))
     partition = case.service.partitions[0]
     there = replace(case.service, state=partition.mountpoint / "state")
-    monkeypatch.setattr(partitions, "is_mounted", lambda _: False)
+    monkeypatch.setattr(mounts, "is_mounted", lambda _: False)
     with pytest.raises(NotOwned, match="its records are not on this node"):
         forget(case.config, there, CLIENT)
     assert case.owed() == {CLIENT, SECOND}

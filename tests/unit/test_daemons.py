@@ -5,13 +5,10 @@ from __future__ import annotations
 
 import fcntl
 import os
-import signal
 import socket
 import subprocess
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,7 +18,6 @@ import pytest
 from nlmfo.errors import DeadlineExceeded, NlmfoError
 from nlmfo.host import daemons, view
 from nlmfo.host.daemons import (
-    KEEPER,
     LOOPBACK,
     RPCBIND,
     START,
@@ -29,12 +25,9 @@ from nlmfo.host.daemons import (
     Started,
     _await,
     _watches,
-    keeper_runs,
     programs,
     start,
-    start_keeper,
     start_tracking,
-    stop_keeper,
     unwanted,
 )
 from nlmfo.host.namespaces import Namespaces
@@ -183,90 +176,3 @@ def test_nfsdcld_is_started_apart_and_waited_for_until_it_watches(
     assert tracking.stat().st_mode & 0o777 == 0o700
     watches.append(True)
     start_tracking(InPlace("home"), tracking)  # the list of the service's last time is there already
-
-
-# The keeper, known by its process id and by what it was started as
-
-
-@dataclass(frozen=True, slots=True)
-class Here(Node):
-    """The node, with a directory of the test's."""
-
-    home: Path
-
-    @property
-    def directory(self) -> Path:
-        return self.home
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Here:
-    (tmp_path / "log").mkdir()
-    return Here("home", tmp_path)
-
-
-#: Says when it can be signalled, and ends at its end of input.
-STAYS = "import signal, sys; {}; print('up', flush=True); sys.stdin.read()"
-
-
-@contextmanager
-def keeper(here: Here, *words: str, before: str = "pass") -> Iterator[subprocess.Popen[str]]:
-    """A process that was started as ``words``, under the number in the keeper's file."""
-    argv = [sys.executable, "-c", STAYS.format(before), *words]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "up\n"
-        (here.directory / KEEPER).write_text(f"{process.pid}\n")
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-@pytest.mark.timeout(20)
-def test_the_keeper_of_a_service_is_ended_and_seen_gone(here: Here) -> None:
-    with keeper(here, "keep", "home") as process:
-        assert keeper_runs(here)
-        stop_keeper(here)
-        assert not keeper_runs(here)
-        assert process.wait(10) == -signal.SIGTERM
-
-
-@pytest.mark.timeout(20)
-def test_a_keeper_that_does_not_listen_is_killed(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(daemons, "POLITE", 0.2)
-    with keeper(here, "keep", "home", before="signal.signal(signal.SIGTERM, signal.SIG_IGN)") as process:
-        stop_keeper(here)
-        assert process.wait(10) == -signal.SIGKILL
-
-
-@pytest.mark.parametrize("words", [("keep", "mail"), ("keep", "home", "more"), ("tail", "home"), ()])
-def test_another_process_that_has_the_keepers_number_now_is_left_alone(here: Here, words: tuple[str, ...]) -> None:
-    with keeper(here, *words) as process:
-        assert not keeper_runs(here)
-        stop_keeper(here)
-        assert process.poll() is None
-
-
-@pytest.mark.parametrize("content", [None, "", "x\n", "-1\n", "99999999999\n", "\ufffd\n"])
-def test_where_no_number_is_noted_no_keeper_runs_and_none_is_ended(here: Here, content: str | None) -> None:
-    if content is not None:
-        (here.directory / KEEPER).write_text(content, encoding="utf-8")
-    assert not keeper_runs(here)
-    stop_keeper(here)
-
-
-def test_a_keeper_that_runs_is_not_started_twice(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[list[str]] = []
-
-    def spawn(argv: list[str], **_: object) -> int:
-        started.append(list(map(str, argv)))
-        return 4711
-
-    monkeypatch.setattr(daemons, "spawn", spawn)
-    with keeper(here, "keep", "home"):
-        start_keeper(here, Path("/etc/nlmfo"))
-    assert started == []
-    start_keeper(here, Path("/etc/nlmfo"))
-    assert started == [[sys.executable, "-m", "nlmfo", "--config", "/etc/nlmfo", "keep", "home"]]
-    assert (here.directory / KEEPER).read_text() == "4711\n"

@@ -37,12 +37,14 @@ class Scene:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.service, self.seen = SERVICE, WELL
         self.silent: set[tuple[str, str]] = set()
+        self.tracked = True
         self.asked: list[tuple[str, str]] = []
         self.flags: dict[str, int] = {}
         self.patch = patch
         patch.setattr(health, "look", lambda *_: self.seen)
         patch.setattr(health, "registry_of", lambda _: None)
         patch.setattr(daemons, "answer", self.answer)
+        patch.setattr(daemons, "tracks", lambda _: self.tracked)
         patch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_flag=self.flags.get(str(path), 0)))
 
     def answer(self, _: Surroundings, programs: Iterable[Program], address: Address) -> bool:
@@ -100,6 +102,14 @@ def test_each_part_that_is_missing_is_named(scene: Scene, changes: dict[str, Any
     (trouble,) = {found for found in scene.found() if found.part == part}
     assert said in trouble.text
     assert {found.part for found in scene.found()} == {part}
+
+
+def test_nfsdcld_which_answers_nobody_is_looked_for_while_nfsd_runs(scene: Scene) -> None:
+    scene.tracked = False
+    (trouble,) = scene.found()
+    assert (trouble.part, trouble.text) == ("nfsdcld", "nfsdcld has ended")
+    scene.sees(threads=0)
+    assert {found.part for found in scene.found()} == {"nfsd"}
 
 
 def test_an_address_that_is_down_is_named_and_nobody_is_asked_there(scene: Scene) -> None:

@@ -26,8 +26,9 @@ from nlmfo.kernel import grace, lockd_settings, sockdiag
 from nlmfo.kernel.sockdiag import Connection
 from nlmfo.notify import Notice, Outcome
 from nlmfo.ownership.record import OwnerRecord
-from nlmfo.records import Address, CalloutEntry, callout_config, directory_name, write_callout_config
+from nlmfo.records.callout import CalloutEntry, callout_config, write_callout_config
 from nlmfo.records.connections import read_connections
+from nlmfo.records.layout import Address, directory_name
 from nlmfo.records.ledger import Standing
 from nlmfo.records.locks import HeldLock, LockSnapshot, read_locks, write_locks
 from tests.unit import shapes

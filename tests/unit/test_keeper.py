@@ -17,8 +17,8 @@ from nlmfo.errors import Refused
 from nlmfo.failover.keeper import Keeper
 from nlmfo.host.view import StatdUser
 from nlmfo.kernel.sockdiag import Connection
-from nlmfo.records import Store, directory_name
-from nlmfo.records.layout import format_record
+from nlmfo.records.layout import directory_name, format_record
+from nlmfo.records.store import Store
 from tests.unit import shapes
 
 ONE, TWO = ip_address("10.10.0.100"), ip_address("10.10.0.101")

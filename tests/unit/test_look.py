@@ -16,15 +16,25 @@ import pytest
 from nlmfo.config import Config, Isolation, Service
 from nlmfo.errors import Refused
 from nlmfo.failover import look as looking
-from nlmfo.failover import shared
+from nlmfo.failover import neighbours
 from nlmfo.failover.look import look
 from nlmfo.failover.observe import Observed
-from nlmfo.host import addresses, daemons, exports, node_addresses, node_exports, node_locks, own_nfsd, partitions, view
+from nlmfo.host import (
+    addresses,
+    exports,
+    keeper_process,
+    mounts,
+    node_addresses,
+    node_exports,
+    view,
+)
 from nlmfo.host.namespaces import Namespaces
-from nlmfo.kernel import grace, lockd, nfsd, nfsd_settings, syscalls
+from nlmfo.kernel import grace, lockd, nfsd, proposed, syscalls
 from nlmfo.ownership.record import OwnerRecord, Standing
 from nlmfo.ownership.registry import DirectoryRegistry, Registry
-from nlmfo.records import CalloutEntry, Store, callout_config, directory_name, write_callout_config
+from nlmfo.records.callout import CalloutEntry, callout_config, write_callout_config
+from nlmfo.records.layout import directory_name
+from nlmfo.records.store import Store
 from tests.unit import namespaced, shapes
 from tests.unit.shapes import EARLIER_BOOT, HERE, THERE
 
@@ -172,17 +182,17 @@ class Isolated:
         patch.setattr(exports, "ETAB", directory / "etab")
         patch.setattr(grace, "on", lambda: True)
         patch.setattr(addresses, "is_up", lambda _, address: address in self.up)
-        patch.setattr(partitions, "is_mounted", lambda partition: partition.uuid in self.mounted)
-        patch.setattr(daemons, "keeper_runs", lambda place: place.service == "home")
+        patch.setattr(mounts, "is_mounted", lambda partition: partition.uuid in self.mounted)
+        patch.setattr(keeper_process, "runs", lambda place: place.service == "home")
         freeze(self.callout, self.service, frozen=False)
         self.threads(8)
 
     def threads(self, number: int) -> None:
         self.patch.setattr(nfsd, "threads", lambda **_: number)
-        self.listen(bool(number))
+        self.set_up(bool(number))
 
-    def listen(self, yes: bool) -> None:
-        self.patch.setattr(nfsd_settings, "listeners", lambda **_: own_nfsd.LISTENERS if yes else ())
+    def set_up(self, yes: bool) -> None:
+        self.patch.setattr(nfsd, "is_set_up", lambda **_: yes)
 
     def look(self) -> Observed:
         return look(self.config, self.service, self.registry)
@@ -232,15 +242,12 @@ def test_records_that_nobody_serves_from_are_not_touched(isolated: Isolated, mis
     assert (seen.told, seen.unread) == (False, ())
 
 
-@pytest.mark.parametrize(("threads", "listens", "set_up"), [(8, True, True), (0, True, True), (0, False, False)])
-def test_an_nfsd_without_threads_is_there_while_it_has_a_socket(
-    isolated: Isolated, threads: int, listens: bool, set_up: bool
-) -> None:
-    """Its socket would keep the service's network after the namespaces were taken down."""
-    isolated.threads(threads)
-    isolated.listen(listens)
+def test_an_nfsd_without_threads_is_there_once_it_is_set_up(isolated: Isolated) -> None:
+    isolated.threads(0)
+    assert not isolated.look().set_up
+    isolated.set_up(True)
     seen = isolated.look()
-    assert (seen.threads, seen.set_up) == (threads, set_up)
+    assert (seen.threads, seen.set_up) == (0, True)
 
 
 @pytest.mark.parametrize("frozen", [True, False])
@@ -312,20 +319,20 @@ class Shared:
         self.config = Config(directory, HERE, directory / "registry", self.services, ())
         self.exported = {Path("/srv/mine"), *(export.path for export in self.service.exports)}
         self.callout = directory / "callout.conf"
-        patch.setattr(shared, "RUN", self.run)
+        patch.setattr(neighbours, "RUN", self.run)
         patch.setattr(looking, "CALLOUT_CONFIG", self.callout)
         patch.setattr(nfsd, "threads", lambda: 8)
         patch.setattr(grace, "on", lambda: True)
-        patch.setattr(partitions, "is_mounted", lambda _: True)
+        patch.setattr(mounts, "is_mounted", lambda _: True)
         patch.setattr(node_exports, "table", lambda: self.exported)
         patch.setattr(node_exports, "traces", lambda service: service is self.service)
         patch.setattr(node_addresses, "is_up", lambda address: address == self.service.addresses[0].ip)
-        patch.setattr(node_locks, "grace_per_address", lambda: False)
-        patch.setattr(daemons, "keeper_runs", lambda place: place.service == "home")
+        patch.setattr(proposed, "can_start_grace", lambda: False)
+        patch.setattr(keeper_process, "runs", lambda place: place.service == "home")
 
     def attach(self, name: str, *, told: bool = True) -> None:
-        shared.mark(name).parent.mkdir(parents=True)
-        shared.mark(name).touch()
+        neighbours.mark(name).parent.mkdir(parents=True)
+        neighbours.mark(name).touch()
         records(self.services[name], told=told)
 
     def look(self) -> Observed:
@@ -373,7 +380,7 @@ def test_frozen_is_what_the_callout_was_told_of_this_service(node: Shared) -> No
 
 def test_a_kernel_that_can_give_an_address_its_grace_is_noticed(node: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
     assert node.look().per_address is False
-    monkeypatch.setattr(node_locks, "grace_per_address", lambda: True)
+    monkeypatch.setattr(proposed, "can_start_grace", lambda: True)
     assert node.look().per_address is True
 
 

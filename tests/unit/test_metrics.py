@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import re
-import stat
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from hypothesis import strategies as st
 from nlmfo.cli import metrics
 from nlmfo.cli.commands import watch
 from nlmfo.cli.main import main
-from nlmfo.cli.metrics import HELP, page, write
+from nlmfo.cli.metrics import HELP, page
 from nlmfo.failover import past
 from nlmfo.failover.events import Begun, Ended, Event, StepDone
 from nlmfo.failover.past import Heard, Run
@@ -119,18 +118,6 @@ def test_of_each_kind_the_last_run_of_this_node_counts() -> None:
 @given(st.text(), st.text(min_size=1))
 def test_no_name_whatever_breaks_the_page(service: str, owner: str) -> None:
     samples(page([replace(STATE, service=service, owner=shapes.record(7, owner), progress=PROGRESS)], [], "b"))
-
-
-def test_the_file_is_replaced_whole_and_everybody_may_read_it(tmp_path: Path) -> None:
-    file = tmp_path / "nlmfo.prom"
-    file.write_text("old")
-    before = file.stat().st_ino
-    write(file, "new\n")
-    assert (file.read_text(), stat.S_IMODE(file.stat().st_mode)) == ("new\n", 0o644)
-    assert file.stat().st_ino != before
-    assert list(tmp_path.iterdir()) == [file]
-    with pytest.raises(OSError, match="No such file"):
-        write(tmp_path / "away/nlmfo.prom", "new\n")
 
 
 def test_the_command_prints_the_page_or_writes_it(

@@ -16,7 +16,7 @@ import pytest
 from nlmfo.errors import DeadlineExceeded, NlmfoError, Refused
 from nlmfo.host import mounts, nfs_conf, node_listeners, node_locks, node_restart, own_mounts
 from nlmfo.host.mounts import Mount
-from nlmfo.kernel import lockd, nfsd, nfsd_settings, version
+from nlmfo.kernel import lockd, nfsd, nfsd_settings, proposed, version
 from nlmfo.kernel.dropping import Kernel
 from nlmfo.kernel.files import ControlError
 from nlmfo.kernel.nfsd_settings import Listener
@@ -404,9 +404,9 @@ def test_locks_are_not_dropped_where_nothing_is_mounted_or_nfsd_is_down() -> Non
 
 
 def test_grace_of_an_address_is_offered_only_by_a_patched_kernel() -> None:
-    assert not node_locks.grace_per_address(kernel_of(serving()))
+    assert not proposed.can_start_grace(files=serving())
     fake = FakeKernel(patched=True)
     kernel = kernel_of(fake)
-    assert node_locks.grace_per_address(kernel)
+    assert proposed.can_start_grace(files=fake)
     node_locks.start_grace_of(IPv4Address("10.10.0.100"), kernel)
     assert short(fake) == [("nlm_set_ip_grace", "10.10.0.100\n")]

@@ -21,7 +21,8 @@ from nlmfo.failover.keeper import Keeper
 from nlmfo.failover.notices import Notices
 from nlmfo.host.view import StatdUser
 from nlmfo.notify import Notice, Outcome
-from nlmfo.records import Address, ledger
+from nlmfo.records import ledger
+from nlmfo.records.layout import Address
 from nlmfo.records.ledger import Entry, Standing
 from tests.unit import shapes
 

@@ -25,8 +25,8 @@ from nlmfo.host.view import statd_user
 from nlmfo.kernel import syscalls
 from nlmfo.notify import Notice, Outcome, Settings, names_for, notify, smnotify
 from nlmfo.notify.smnotify import LINE, _Account, sm_notify
-from nlmfo.records import Store
 from nlmfo.records.directory import Directory
+from nlmfo.records.store import Store
 from nlmfo.run import run
 from tests.unit import namespaced
 from tests.unit.nsm_client_fake import Behaviour, FakeClients

@@ -13,9 +13,10 @@ from nlmfo.config import Service
 from nlmfo.errors import DeadlineExceeded, NlmfoError
 from nlmfo.host import node_listeners, own_nfsd
 from nlmfo.host.namespaces import Namespaces
-from nlmfo.host.own_nfsd import is_set_up, prepare, start, stop, unwanted_versions
+from nlmfo.host.own_nfsd import prepare, start, stop, unwanted_versions
 from nlmfo.kernel import lockd, nfsd, nfsd_settings
 from nlmfo.kernel.files import ControlError
+from nlmfo.kernel.nfsd import is_set_up
 from tests.unit import shapes
 from tests.unit.kernel_fake import FakeKernel
 

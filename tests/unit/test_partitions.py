@@ -78,7 +78,7 @@ def disk(tmp_path: Path, udev: Udev, monkeypatch: pytest.MonkeyPatch) -> Iterato
     with own_mounts(), loop_device(tmp_path / "image", name) as device:
         links.mkdir()
         (links / name).symlink_to(device)
-        monkeypatch.setattr(partitions, "BY_UUID", links)
+        monkeypatch.setattr(mounts, "BY_UUID", links)
         udev.devices[name] = [Device(str(device), f"/sys/class/block/{device.name}")]
         found = Disk(Partition(name, tmp_path / "srv/home", "noatime"), device, udev)
         yield found
@@ -95,12 +95,12 @@ def mount(disk: Disk, *, options: str | None = None, deadline: float = partition
 
 
 def test_a_partition_is_mounted_with_its_options_where_there_was_no_directory_yet(disk: Disk) -> None:
-    assert not partitions.is_mounted(disk.partition)
+    assert not mounts.is_mounted(disk.partition)
     mount(disk)
     found = mounts.at(disk.mountpoint)
     assert found is not None
     assert (found.kind, found.source) == ("ext4", str(disk.device))
-    assert partitions.is_mounted(disk.partition)
+    assert mounts.is_mounted(disk.partition)
 
 
 def test_a_mount_that_is_rehearsed_changes_nothing_and_is_done_afterwards(disk: Disk, tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_a_busy_partition_stays_mounted_and_the_error_names_who_uses_it(disk: Di
     assert caught.value.holders == (holder,)
     assert str(caught.value) == f"{disk.mountpoint} stays busy (target is busy): held by {holder}"
     assert str(caught.value.hint).startswith("end the processes")
-    assert partitions.is_mounted(disk.partition)
+    assert mounts.is_mounted(disk.partition)
 
 
 def test_what_a_process_does_to_the_partition_ends_and_then_it_is_unmounted(disk: Disk) -> None:
@@ -245,13 +245,13 @@ def test_what_is_mounted_there_already_is_not_taken_for_files_in_the_mount_point
 def test_another_file_system_in_its_place_is_not_the_partition(disk: Disk) -> None:
     disk.mountpoint.mkdir(parents=True)
     syscalls.mount("none", disk.mountpoint, "tmpfs")
-    assert not partitions.is_mounted(disk.partition)
+    assert not mounts.is_mounted(disk.partition)
 
 
 def test_a_device_that_has_gone_while_mounted_still_counts_as_mounted(disk: Disk) -> None:
     mount(disk)
-    (partitions.BY_UUID / disk.partition.uuid).unlink()
-    assert partitions.is_mounted(disk.partition)
+    (mounts.BY_UUID / disk.partition.uuid).unlink()
+    assert mounts.is_mounted(disk.partition)
 
 
 def test_the_lock_table_knows_a_partition_by_the_numbers_of_its_device(disk: Disk) -> None:
@@ -291,7 +291,7 @@ def test_what_udev_remembers_is_checked_against_the_superblock(disk: Disk) -> No
 def test_a_mount_that_the_kernel_refuses_says_what_mount_would_say(disk: Disk) -> None:
     with pytest.raises(MountFailed, match=f"mount of {disk.device} on {disk.mountpoint}: wrong fs type, bad option"):
         mount(disk, options="no-such-option")
-    assert not partitions.is_mounted(disk.partition)
+    assert not mounts.is_mounted(disk.partition)
 
 
 # -- what is in the way of a mount -----------------------------------------------------------------------
@@ -346,7 +346,7 @@ def test_a_file_system_that_noted_errors_is_mounted_as_always(disk: Disk) -> Non
     run(["debugfs", "-w", "-R", "set_super_value state 2", disk.device], deadline=SECONDS)
     assert "with errors" in run(["dumpe2fs", "-h", disk.device], deadline=SECONDS)
     mount(disk)
-    assert partitions.is_mounted(disk.partition)
+    assert mounts.is_mounted(disk.partition)
 
 
 def test_a_damaged_file_system_is_not_mounted_and_the_hint_says_how_to_mend_it(disk: Disk) -> None:
@@ -356,7 +356,7 @@ def test_a_damaged_file_system_is_not_mounted_and_the_hint_says_how_to_mend_it(d
     with pytest.raises(PartitionError, match=f"the file system on {disk.device} is damaged") as caught:
         mount(disk)
     assert f"'e2fsck -f {disk.device}'" in str(caught.value.hint)
-    assert not partitions.is_mounted(disk.partition)
+    assert not mounts.is_mounted(disk.partition)
 
 
 def test_a_mount_that_takes_too_long_is_left_behind(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:

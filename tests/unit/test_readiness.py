@@ -24,13 +24,13 @@ from nlmfo.host import (
     libmount,
     mounts,
     node_addresses,
-    node_locks,
     node_server,
     own_mounts,
     partitions,
     view,
 )
 from nlmfo.host.node_server import Unfit
+from nlmfo.kernel import proposed
 from tests.unit import shapes
 
 PLENTY = SimpleNamespace(f_bavail=1 << 20, f_blocks=1 << 21, f_frsize=4096, f_files=1000, f_favail=900)
@@ -230,7 +230,7 @@ def test_in_host_isolation_the_nodes_own_server_has_to_be_fit(scene: Scene) -> N
     scene.serve(replace(scene.service, isolation=Isolation.HOST))
     scene.patch.setattr(node_server, "unfit", lambda *_: (Unfit("statd-notifies", "it notifies", "add -L"),))
     assert scene.codes() == ["statd-notifies", "no-grace"]
-    scene.patch.setattr(node_locks, "grace_per_address", lambda: True)
+    scene.patch.setattr(proposed, "can_start_grace", lambda: True)
     assert scene.codes() == ["statd-notifies"]
 
 
@@ -287,5 +287,5 @@ def test_the_records_are_looked_at_where_they_are_mounted(scene: Scene) -> None:
     scene.space[str(scene.directory / "state")] = SimpleNamespace(**vars(PLENTY) | {"f_bavail": 0})
     assert scene.codes() == ["full"]
     scene.serve(replace(scene.service, state=scene.service.partitions[0].mountpoint / ".nlmfo"))
-    scene.patch.setattr(partitions, "is_mounted", lambda _: False)
+    scene.patch.setattr(mounts, "is_mounted", lambda _: False)
     assert scene.codes() == []

@@ -19,9 +19,9 @@ from nlmfo.failover.reclaims import COMPARED, NAMED, STILL, Reclaims, held_now, 
 from nlmfo.host import partitions
 from nlmfo.kernel import grace, lockd_settings, locks, nfsd
 from nlmfo.kernel.locks import Lock
-from nlmfo.records import Store
 from nlmfo.records.ledger import Entry, Standing
 from nlmfo.records.locks import HeldLock, LockSnapshot, read_locks, write_locks
+from nlmfo.records.store import Store
 from tests.unit import shapes
 
 ADDRESS = ip_address("10.10.0.100")

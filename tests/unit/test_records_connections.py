@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nlmfo.kernel.sockdiag import Connection
-from nlmfo.records import Address, StoreError
 from nlmfo.records import connections as module
 from nlmfo.records.connections import Remembered, _parse, read_connections, write_connections
+from nlmfo.records.directory import StoreError
+from nlmfo.records.layout import Address
 
 V4, V6 = ip_address("10.10.0.100"), ip_address("fd00::100")
 ADDRESSES = (V4, V6)

@@ -15,8 +15,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nlmfo.records import Store, absorb, directory, drain_spool, restore_snapshot, spool, take_snapshot
+from nlmfo.records import directory, spool
+from nlmfo.records.generations import absorb
 from nlmfo.records.layout import format_record
+from nlmfo.records.snapshot import restore_snapshot, take_snapshot
+from nlmfo.records.spool import drain_spool
+from nlmfo.records.store import Store
 
 ADDRESS = ip_address("10.10.0.100")
 NAME = "nfs100.example"

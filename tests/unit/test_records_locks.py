@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nlmfo.records import StoreError, locks
+from nlmfo.records import locks
+from nlmfo.records.directory import StoreError
 from nlmfo.records.locks import (
     EOF,
     LOCKS,

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nlmfo.records import Restored, Store, StoreError, restore_snapshot, take_snapshot
-from nlmfo.records.directory import Directory
+from nlmfo.records.directory import Directory, StoreError
 from nlmfo.records.sealed import seal, unseal
+from nlmfo.records.snapshot import Restored, restore_snapshot, take_snapshot
+from nlmfo.records.store import Store
 
 V4 = ip_address("10.10.0.100")
 V6 = ip_address("fd00::100")

@@ -12,19 +12,11 @@ from pathlib import Path
 import pytest
 
 from nlmfo.errors import DeadlineExceeded, NlmfoError
-from nlmfo.records import (
-    CalloutEntry,
-    Mode,
-    SpoolStatus,
-    Store,
-    StoreError,
-    callout_config,
-    drain_spool,
-    refused,
-    spool_status,
-    write_callout_config,
-)
+from nlmfo.records.callout import CalloutEntry, Mode, callout_config, write_callout_config
+from nlmfo.records.directory import StoreError
 from nlmfo.records.layout import format_record
+from nlmfo.records.spool import SpoolStatus, drain_spool, refused, spool_status
+from nlmfo.records.store import Store
 
 V4 = ip_address("10.10.0.100")
 V6 = ip_address("fd00::100")

@@ -13,8 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nlmfo.records import ClientRecord, Store, StoreError, absorb, directory_name, newest
-from nlmfo.records.store import HIGHEST_STATE
+from nlmfo.records.directory import StoreError
+from nlmfo.records.generations import absorb, newest
+from nlmfo.records.layout import ClientRecord, directory_name
+from nlmfo.records.store import HIGHEST_STATE, Store
 
 V4 = ip_address("10.10.0.100")
 V6 = ip_address("fd00::100")

@@ -24,7 +24,7 @@ from nlmfo.failover.verbs import Outcome, Verb
 from nlmfo.host import namespaces, view
 from nlmfo.ownership.record import Standing
 from nlmfo.ownership.registry import DirectoryRegistry
-from nlmfo.records import directory_name
+from nlmfo.records.layout import directory_name
 from tests.unit import shapes
 from tests.unit.shapes import EARLIER_BOOT, HERE, THERE
 

@@ -14,6 +14,7 @@ from nlmfo.errors import ExitCode
 from nlmfo.failover import health, past
 from nlmfo.failover.status import of_service
 from nlmfo.plain import plain
+from nlmfo.replace import replace
 
 
 def monitor(config: Config, arguments: argparse.Namespace) -> ExitCode:
@@ -37,5 +38,5 @@ def metrics(config: Config, arguments: argparse.Namespace) -> ExitCode:
     if arguments.output is None:
         print(found, end="")
     else:
-        page.write(arguments.output, found)
+        replace(arguments.output, found)
     return ExitCode.OK

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``nlmfo serve``: what systemd's unit runs. A takeover, and then looking after the service until told to stop."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import select
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Never
+
+from nlmfo.cli import screen
+from nlmfo.cli.commands import common
+from nlmfo.cli.telling import telling
+from nlmfo.config import Config, load
+from nlmfo.errors import ExitCode, NlmfoError, NotOwned
+from nlmfo.failover import runs
+from nlmfo.failover.health import Trouble
+from nlmfo.failover.look import registry_of
+from nlmfo.failover.supervise import BeyondMending, Supervisor
+from nlmfo.host import systemd
+from nlmfo.kernel import syscalls
+from nlmfo.ownership.proof import Word
+from nlmfo.ownership.record import Standing
+from nlmfo.plain import plain
+
+#: Seconds between two looks; the manager's watchdog may want to hear of them more often.
+EACH = 10.0
+#: What ends it, and what has it read its configuration anew.
+STOP, RELOAD = frozenset({signal.SIGTERM, signal.SIGINT}), signal.SIGHUP
+
+
+def serve(config: Config, arguments: argparse.Namespace) -> ExitCode:
+    """Until a signal; before that, OK when it was released by hand, and NOT_OWNED when another node has it.
+
+    A signal ends in ``nlmfo release``, a program of its own in the place of this one: the one that is installed then.
+    """
+    common.need_root()
+    service = config.service(arguments.service)
+    with telling(config, arguments, "takeover") as tell:
+        taken = runs.takeover(config, service, Word(), tell)
+        tell.say(f"{service.name}: served here {'now' if taken else 'already'}")
+    syscalls.release_memory()  # of which the takeover needed more than what follows
+    with _listening() as signals:
+        systemd.notify(READY=1, STATUS="served here")
+        try:
+            _look_after(config, service.name, signals)
+        except NotOwned as error:
+            return _given_up(config, service.name, error)
+    _become_release(config, service.name)
+
+
+def _look_after(config: Config, service: str, signals: socket.socket) -> None:
+    """Round after round, until told to stop."""
+    supervisor = Supervisor(service, Said(service))
+    each = min(EACH, (systemd.watchdog() or EACH) / 3)
+    while (number := _wait(signals, each)) not in STOP:
+        try:
+            if number == RELOAD:
+                config = load(config.directory)
+            troubles = supervisor.round(config)
+        except (NotOwned, BeyondMending):
+            raise
+        except (NlmfoError, OSError) as error:  # the registry, for one, may be away for a while
+            said = f"nobody can tell how it is: {error}"
+        else:
+            said = "; ".join(trouble.text for trouble in troubles) or "served here; all is well"
+        systemd.notify(WATCHDOG=1, STATUS=plain(said))
+        _reap()
+
+
+def _given_up(config: Config, service: str, error: NotOwned) -> ExitCode:
+    owner = registry_of(config).read(service)
+    screen.say(f"{service}: {plain(error.text)}")
+    by_hand = owner is not None and owner.node == config.node and owner.standing is Standing.RELEASED
+    return ExitCode.OK if by_hand else ExitCode.NOT_OWNED
+
+
+def _become_release(config: Config, service: str) -> Never:
+    systemd.notify(STOPPING=1, STATUS="to be released")
+    release = ("-m", "nlmfo", "--config", os.fspath(config.directory), "release", service)
+    os.execv(sys.executable, [sys.executable, *release])
+
+
+@contextmanager
+def _listening() -> Iterator[socket.socket]:
+    """Where the numbers of signals arrive, a byte each: none breaks into what is being done."""
+    reading, writing = socket.socketpair()
+    writing.setblocking(False)
+    before = {number: signal.signal(number, lambda *_: None) for number in (*STOP, RELOAD)}
+    signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
+    try:
+        yield reading
+    finally:
+        signal.set_wakeup_fd(-1)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        reading.close()
+        writing.close()
+
+
+def _wait(signals: socket.socket, seconds: float) -> int:
+    """The next signal's number; 0 when none came."""
+    return signals.recv(1)[0] if select.select([signals], [], [], seconds)[0] else 0
+
+
+def _reap() -> None:
+    """The daemons that this process started, and that have died, are nobody else's to wait for."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG) != (0, 0):
+            pass
+
+
+class Said:
+    """A line for each thing."""
+
+    def __init__(self, service: str) -> None:
+        self._service = service
+
+    def troubled(self, trouble: Trouble) -> None:
+        screen.say(f"{self._service}: {plain(trouble.text)}")
+
+    def mended(self, part: str) -> None:
+        screen.say(f"{self._service}: {part}: started again")
+
+    def not_mended(self, part: str, error: NlmfoError) -> None:
+        screen.say(f"{self._service}: {part}: cannot be started again: {plain(str(error))}")
+
+    def well(self) -> None:
+        screen.say(f"{self._service}: all is well again")
