@@ -7,6 +7,7 @@ takeover looks for itself. What is right at one node may be wrong at the next, s
 
 from __future__ import annotations
 
+import importlib.util
 import ipaddress
 import os
 import re
@@ -20,7 +21,7 @@ from functools import partial
 from pathlib import Path
 
 from nlmfo.child import in_child
-from nlmfo.config import Config, Isolation, Service
+from nlmfo.config import Config, Isolation, Notifier, Service
 from nlmfo.errors import NlmfoError
 from nlmfo.failover import last_run
 from nlmfo.failover.host import no_way_into_grace
@@ -49,6 +50,8 @@ PROGRAMS = {
     Isolation.HOST: ("rpcbind", "rpc.statd", "rpc.mountd", "exportfs", "nfsdcld", "nfsconf"),
 }
 INSTALL = "install nfs-kernel-server (Debian, Ubuntu, SUSE) or nfs-utils (Red Hat), rpcbind, util-linux and iproute2"
+#: What only ``notifier = "sm-notify"`` makes use of, and not every distribution has.
+INOTIFY = "inotify_simple"
 #: Bytes and inodes without which records cannot be kept; and the share of a file system that should be free.
 LEAST_BYTES, LEAST_INODES, SHARE = 4 << 20, 200, 0.05
 #: Seconds for storage to answer.
@@ -97,6 +100,10 @@ def _of_node(config: Config) -> Iterator[Finding]:
             yield _warning("node", "callout-script", text, "'make -C callouts && make -C callouts install'")
     except NlmfoError as error:
         yield _error("node", "callout-missing", error.text, error.hint or "install nlmfo again")
+    if not _is_importable(INOTIFY) and Notifier.SM_NOTIFY in {each.notifier for each in config.services.values()}:
+        text = f"Python's {INOTIFY} is not installed: which clients sm-notify has told is learned half a second later"
+        mend = 'install it (python3-inotify-simple, or inotify-simple of PyPI), or set notifier = "nlmfo"'
+        yield _warning("node", "inotify-missing", text, mend)
     yield from _of_registry(config)
     yield from _of_space("node", RUNS.parent, "the journals of runs")
 
@@ -254,6 +261,10 @@ def _complaint(subject: str, code: str, what: Callable[[], object]) -> Iterator[
         what()
     except NlmfoError as error:
         yield _error(subject, code, error.text, error.hint or "see the log of the node")
+
+
+def _is_importable(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
 
 
 def _is_compiled(program: Path) -> bool:

@@ -37,8 +37,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from ipaddress import ip_address
 from pathlib import Path
-
-import inotify_simple
+from typing import TYPE_CHECKING
 
 from nlmfo.deadline import Deadline
 from nlmfo.errors import CommandFailed, NlmfoError
@@ -49,6 +48,9 @@ from nlmfo.plain import plain
 from nlmfo.records.directory import Directory
 from nlmfo.records.layout import CURRENT, EARLIER, STATE, client_is_safe, format_record
 from nlmfo.run import ENVIRONMENT, KILL, run
+
+if TYPE_CHECKING:
+    import inotify_simple
 
 #: Makes the command line that runs a program where the service is (``command`` of nlmfo.host.surroundings).
 Command = Callable[..., Sequence[str]]
@@ -301,12 +303,18 @@ def _follow(argv: Sequence[str], scratch: Path, account: _Account, limit: Deadli
 
 @contextmanager
 def _watched(directory: Path, selector: selectors.BaseSelector) -> Iterator[inotify_simple.INotify | None]:
-    """Wakes the selector when something in the directory goes; nothing, when the node has no more of these."""
+    """Wakes the selector when something in the directory goes; nothing, when the node has no more of these.
+
+    Nor where the library is not installed, as on Debian 12, which has no package of it: clients wait for their notice,
+    and that we hear half a second later of their answers is no reason to let them.
+    """
     with ExitStack() as stack:
         try:
+            import inotify_simple  # noqa: PLC0415
+
             changes = stack.enter_context(inotify_simple.INotify())
             changes.add_watch(directory, inotify_simple.flags.DELETE | inotify_simple.flags.MOVED_FROM)
-        except OSError:  # fs.inotify.max_user_instances: then we look now and then
+        except (ImportError, OSError):  # OSError: fs.inotify.max_user_instances. We look now and then instead
             yield None
             return
         selector.register(changes, selectors.EVENT_READ, changes)

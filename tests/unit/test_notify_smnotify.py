@@ -180,6 +180,13 @@ def test_a_node_that_has_no_inotify_left_tells_its_clients_all_the_same(monkeypa
     assert {notice.outcome for notice in notices} == {Outcome.TOLD}
 
 
+def test_a_node_without_the_library_for_inotify_tells_its_clients_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "inotify_simple", None)  # an import of it raises ImportError now
+    with stand() as here, here.clients():
+        notices = here.tell(*CLIENTS)
+    assert {notice.outcome for notice in notices} == {Outcome.TOLD}
+
+
 def test_two_at_once_do_not_get_in_each_others_way() -> None:
     with stand() as here, here.clients({CLIENTS[0]: SILENT}) as clients:
         inner: list[Notice] = []

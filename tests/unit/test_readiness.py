@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from nlmfo.config import Config, Export, Isolation, Service
+from nlmfo.config import Config, Export, Isolation, Notifier, Service
 from nlmfo.errors import NlmfoError
 from nlmfo.failover import last_run, readiness
 from nlmfo.failover.last_run import Past
@@ -134,6 +134,15 @@ def test_a_callout_that_is_a_script_deserves_a_look(scene: Scene) -> None:
     scene.callout.write_text("#!/bin/sh\n")
     found = scene.only()
     assert (found.code, found.severity) == ("callout-script", Severity.WARNING)
+
+
+def test_a_library_that_only_sm_notify_makes_use_of_is_missed_where_a_service_uses_that(scene: Scene) -> None:
+    scene.patch.setattr(readiness, "INOTIFY", "no_such_module")
+    assert scene.codes() == []
+    scene.serve(replace(scene.service, notifier=Notifier.SM_NOTIFY))
+    found = scene.only()
+    assert (found.code, found.severity) == ("inotify-missing", Severity.WARNING)
+    assert "python3-inotify-simple" in found.mend
 
 
 def test_without_a_registry_each_takeover_needs_a_word(scene: Scene) -> None:
