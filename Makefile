@@ -3,7 +3,8 @@
 # make demo-naive  the same with the steps that people script by hand: the locks are lost
 # make test        everything that can be checked
 # make bench       what can be measured, a line each
-# Each installs what it needs (Debian packages, a virtual environment in .venv) and says so.
+# make deb         a Debian package of this checkout, in dist/deb
+# Each of these installs what it needs (Debian packages, a virtual environment in .venv) and says so.
 
 # The lab makes namespaces and mounts, which needs root.
 ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
@@ -24,10 +25,39 @@ unit: setup
 bench: setup
 	@$(RUN) -m tests.bench
 
+deb: setup
+	@contrib/debian/build dist/deb && ls dist/deb/nlmfo_*.deb
+
+# make install     what goes with the Python package, which comes first: for packages, and after 'pip install .'
+# The callout and the resource agent have one place, where they are looked for.
+prefix ?= /usr/local
+libexecdir ?= /usr/libexec
+ocfdir ?= /usr/lib/ocf/resource.d
+unitdir ?= $(prefix)/lib/systemd/system
+bashdir ?= $(prefix)/share/bash-completion/completions
+zshdir ?= $(prefix)/share/zsh/site-functions
+fishdir ?= $(prefix)/share/fish/vendor_completions.d
+mandir ?= $(prefix)/share/man
+NLMFO ?= nlmfo
+PAGES = $(wildcard docs/build/man/*.[1-8])
+
+install:
+	$(MAKE) -C callouts install libexecdir=$(libexecdir)
+	install -D -m 755 contrib/served-here $(DESTDIR)$(libexecdir)/nlmfo/served-here
+	install -D -m 755 contrib/ocf/nlmfo $(DESTDIR)$(ocfdir)/nlmfo/nlmfo
+	install -d $(addprefix $(DESTDIR),$(unitdir) $(bashdir) $(zshdir) $(fishdir))
+	install -m 644 systemd/*.service contrib/prometheus/*.service contrib/prometheus/*.timer $(DESTDIR)$(unitdir)
+	install -D -m 644 systemd/nlmfo.tmpfiles $(DESTDIR)$(prefix)/lib/tmpfiles.d/nlmfo.conf
+	$(foreach catalog,$(wildcard systemd/*.catalog),install -D -m 644 -t $(DESTDIR)$(prefix)/lib/systemd/catalog $(catalog))
+	$(foreach page,$(PAGES),install -D -m 644 -t $(DESTDIR)$(mandir)/man$(subst .,,$(suffix $(page))) $(page);)
+	$(NLMFO) completion bash > $(DESTDIR)$(bashdir)/nlmfo
+	$(NLMFO) completion zsh > $(DESTDIR)$(zshdir)/_nlmfo
+	$(NLMFO) completion fish > $(DESTDIR)$(fishdir)/nlmfo.fish
+
 setup:
 	@tests/setup.sh
 
 clean:
-	$(ROOT) rm -rf .venv .lab callouts/build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	$(ROOT) rm -rf .venv .lab dist callouts/build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: demo demo-naive test unit bench setup clean
+.PHONY: demo demo-naive test unit bench deb install setup clean

@@ -4,8 +4,9 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-PACKAGES="e2fsprogs fish gcc libc6-dev libsystemd-dev make mmdebstrap nfs-common pkg-config python3-dev python3-venv
-    rpcbind shellcheck user-mode-linux util-linux zsh"
+PACKAGES="debhelper dh-python e2fsprogs fish gcc libc6-dev libsystemd-dev lintian make mmdebstrap nfs-common pkg-config
+    pybuild-plugin-pyproject python3-all python3-dev python3-hatchling python3-pyroute2 python3-pyudev python3-venv rpcbind
+    rpm shellcheck user-mode-linux util-linux zsh"
 STAMP=.venv/made-from
 
 say() { echo "setup: $*" >&2; }

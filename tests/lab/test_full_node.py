@@ -3,36 +3,14 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sys
-
-from tests.lab import cluster
+from tests.lab import cluster, installed
 from tests.lab.lab import Lab
 from tests.lab.node import Node
-from tests.lab.root import CACHE, CHECKOUT
 from tests.lab.witness import Holder, await_true, held_on, lost_by
 from tests.workload.holder import LOCKS
 
-#: Seconds for a full node to boot, and for pip on it.
+#: Seconds for a full node to boot.
 BOOT = 180.0
-INSTALL = 180.0
-
-
-def install(node: Node) -> None:
-    """A wheel made from the checkout, into the virtual environment that has its dependencies already."""
-    wheels = CACHE / "wheel"
-    shutil.rmtree(wheels, ignore_errors=True)
-    argv = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(wheels)]
-    subprocess.run([*argv, str(CHECKOUT)], check=True, timeout=120)
-    (wheel,) = wheels.glob("nlmfo-*.whl")
-    node.put(wheel.read_bytes(), f"/root/{wheel.name}")
-    node.check(
-        "/opt/nlmfo/bin/pip", "install", "-q", "--no-index", "--no-deps", f"/root/{wheel.name}", deadline=INSTALL
-    )
-    node.shell("ln -s /opt/nlmfo/bin/nlmfo /usr/local/sbin/nlmfo")
-    node.put((CHECKOUT / "systemd/nlmfo@.service").read_bytes(), "/etc/systemd/system/nlmfo@.service")
-    node.shell("systemctl daemon-reload")
 
 
 def systemctl(node: Node, verb: str, unit: str) -> None:
@@ -50,7 +28,7 @@ def test_a_service_moves_between_installed_nodes_under_systemd(lab: Lab) -> None
     for server in (a, b):
         # The distribution's own server runs beside ours, and minds its own business.
         server.check("systemctl", "is-active", "rpcbind", "nfs-server")
-        install(server)
+        installed.install(server)
         cluster.write_configuration(server, service)
     cluster.make_export(a, service)
 
