@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The package on nodes that serve: with the distribution's Python and its libraries, and dpkg's way of doing things."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.lab import cluster, installed
+from tests.lab.lab import Lab
+from tests.lab.witness import Holder, await_true, held_on, lost_by
+from tests.workload.holder import LOCKS
+
+#: Seconds for a full node to boot.
+BOOT = 180.0
+
+
+def test_a_package_is_replaced_under_a_service_and_goes_only_after_its_release(lab: Lab, tmp_path: Path) -> None:
+    service = cluster.make_service(lab, "home", ["10.10.0.100/24"], 1234)
+    a, b = (lab.node(name, disks=cluster.disks(service), full=True) for name in ("a", "b"))
+    client = lab.node("client")
+    (lab.registry / "services").mkdir()
+    lab.boot(seconds=BOOT)
+    for server in (a, b):
+        installed.install(server)
+        cluster.write_configuration(server, service)
+    cluster.make_export(a, service)
+    assert a.check("python3", "-c", "import nlmfo, pyroute2; print(nlmfo.__file__)").startswith("/usr/lib/python3/")
+    cluster.takeover(a, service)
+    holder = Holder(client, cluster.mount(client, service))
+    holder.wait_until_writing(len(LOCKS))
+
+    processes = a.shell("ip netns pids nlmfo-home | sort")
+    installed.install(a, installed.newer(installed.package(), tmp_path))
+    assert a.check("dpkg-query", "-W", "-f=${Version}", "nlmfo").startswith("1:")
+    refused = installed.remove(a)
+    assert refused.status != 0
+    assert "service 'home' is up on this node: 'nlmfo release home' first" in refused.err
+    assert a.shell("ip netns pids nlmfo-home | sort") == processes != ""
+    holder.wait_for_more()
+    assert holder.held <= held_on(a, service)
+    assert a.check("nlmfo", "status", "home").startswith("home  serving on a")
+
+    cluster.release(a, service)
+    cluster.takeover(b, service)
+    await_true("the locks to come back", lambda: holder.held <= held_on(b, service), 30)
+    holder.wait_for_more()
+    assert lost_by(client) == []
+
+    a.check("dpkg", "--purge", "nlmfo", deadline=installed.INSTALLING)
+    assert a.run("nlmfo", "status").status == 127
+    a.shell("test -e /etc/nlmfo/services.d/home.toml && ls /var/lib/nlmfo/runs/*")
