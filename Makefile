@@ -16,7 +16,7 @@ demo: setup
 demo-naive: setup
 	@$(RUN) -m tests.demo.naive
 
-test: setup
+test: setup-packaging
 	@$(RUN) -m pytest -n 2 --dist worksteal $(PYTEST)
 
 unit: setup
@@ -25,7 +25,7 @@ unit: setup
 bench: setup
 	@$(RUN) -m tests.bench
 
-deb: setup
+deb: setup-packaging
 	@contrib/debian/build dist/deb && ls dist/deb/nlmfo_*.deb
 
 # make install     what goes with the Python package, which comes first: for packages, and after 'pip install .'
@@ -57,7 +57,10 @@ install:
 setup:
 	@tests/setup.sh
 
+setup-packaging:
+	@tests/setup.sh --packaging
+
 clean:
 	$(ROOT) rm -rf .venv .lab dist callouts/build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: demo demo-naive test unit bench deb install setup clean
+.PHONY: demo demo-naive test unit bench deb install setup setup-packaging clean

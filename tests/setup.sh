@@ -1,12 +1,14 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Installs what the demo and the tests need, on Debian 12 with root or sudo; does nothing when it is all there.
+# With --packaging also what builds packages of nlmfo, and looks at them.
 set -eu
 cd "$(dirname "$0")/.."
 
-PACKAGES="debhelper dh-python e2fsprogs fish gcc libc6-dev libsystemd-dev lintian make mmdebstrap nfs-common pkg-config
-    pybuild-plugin-pyproject python3-all python3-dev python3-hatchling python3-pyroute2 python3-pyudev python3-venv rpcbind
-    rpm shellcheck user-mode-linux util-linux zsh"
+PACKAGES="e2fsprogs fish gcc libc6-dev libsystemd-dev make mmdebstrap nfs-common pkg-config python3-dev python3-venv
+    rpcbind shellcheck user-mode-linux util-linux zsh"
+PACKAGING="debhelper dh-python lintian pybuild-plugin-pyproject python3-all python3-hatchling python3-pyroute2
+    python3-pyudev rpm systemd"
 STAMP=.venv/made-from
 
 say() { echo "setup: $*" >&2; }
@@ -15,6 +17,7 @@ as_root() {
     if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi
 }
 
+[ "${1-}" != --packaging ] || PACKAGES="$PACKAGES $PACKAGING"
 missing=""
 for package in $PACKAGES; do
     case $(dpkg-query -W -f='${Status}' "$package" 2> /dev/null) in

@@ -86,6 +86,13 @@ def besides(files: set[str]) -> set[str]:
     return {name for name in files if not re.match(r"/usr/lib/python3/|/usr/share/(doc|man|licenses)/", name)}
 
 
+def elsewhere(files: set[str]) -> set[str]:
+    """With each where others than Debian have it."""
+    for debian, fedora in MOVED.items():
+        files = {name.replace(debian, fedora, 1) if name.startswith(debian) else name for name in files}
+    return files
+
+
 def modules(files: set[str]) -> set[str]:
     """The module's, without the bytecode that distributions add, some at the build and some at the installation."""
     return {name.removeprefix(MODULE) for name in files if name.startswith(MODULE) and not name.endswith(".pyc")}
@@ -125,10 +132,7 @@ def test_the_rpm_has_what_the_debian_package_has(deb: Path, in_deb: set[str], tm
     (rpm,) = tmp_path.rglob(f"nlmfo-{nlmfo.__version__}-*.rpm")
     in_rpm = set(said("rpm", "-qp", "--qf", "[%{FILEMODES:perms} %{FILENAMES}\n]", rpm).splitlines())
     files = {name for mode, _, name in (line.partition(" ") for line in in_rpm) if not mode.startswith("d")}
-    wanted = in_deb - ONLY_DEBIAN
-    for debian, fedora in MOVED.items():
-        wanted = {name.replace(debian, fedora, 1) if name.startswith(debian) else name for name in wanted}
-    assert {name for name in besides(files) if "/.build-id/" not in name} == besides(wanted)
+    assert {name for name in besides(files) if "/.build-id/" not in name} == elsewhere(besides(in_deb) - ONLY_DEBIAN)
     assert modules(files) == modules(in_deb)
     scripts = said("rpm", "-qp", "--scripts", rpm)
     assert "first" in scripts[scripts.index("preuninstall") : scripts.index("postuninstall")]
@@ -159,15 +163,20 @@ def test_the_example_for_nfs_conf_says_what_host_isolation_looks_for() -> None:
     assert got == wanted
 
 
-def test_pip_installs_a_program_that_runs_with_the_callout_that_is_a_script(tmp_path: Path) -> None:
+def test_pip_and_make_install_all_that_the_package_has(in_deb: set[str], tmp_path: Path) -> None:
+    modules_of_pip, root = tmp_path / "pip", tmp_path / "root"
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
-    said(*pip, "--target", tmp_path, CHECKOUT)
-    program = (
-        f"import sys; sys.path.insert(0, '{tmp_path}'); from nlmfo.host import view; print(view.callout_program())"
-    )
-    callout = Path(said(sys.executable, "-I", "-c", program).strip())
-    # Where the compiled one is installed, too, that goes first.
-    assert callout in (tmp_path / "nlmfo/_callouts/nlmfo-callout", view.INSTALLED / "nlmfo-callout")
-    assert os.access(tmp_path / "nlmfo/_callouts/nlmfo-callout", os.X_OK)
-    version = said(sys.executable, tmp_path / "bin/nlmfo", "--version", PYTHONPATH=str(tmp_path))
-    assert nlmfo.__version__ in version
+    said(*pip, "--target", modules_of_pip, CHECKOUT)
+    program = f"{sys.executable} {modules_of_pip}/bin/nlmfo"
+    assert nlmfo.__version__ in said(*program.split(), "--version", PYTHONPATH=str(modules_of_pip))
+    # Without a compiler, this is the callout.
+    assert os.access(modules_of_pip / "nlmfo/_callouts/nlmfo-callout", os.X_OK)
+    said("make", "-C", CHECKOUT, "install", f"DESTDIR={root}", f"NLMFO={program}", PYTHONPATH=str(modules_of_pip))
+    by_make = {f"/{file.relative_to(root)}" for file in root.rglob("*") if file.is_file()}
+    expected = elsewhere(besides(in_deb) - ONLY_DEBIAN) - {"/usr/sbin/nlmfo"}
+    assert {Path(name).parts[-2:] for name in by_make} == {Path(name).parts[-2:] for name in expected}
+    assert {name for name in by_make if not name.startswith("/usr/local/")} == {
+        "/usr/lib/ocf/resource.d/nlmfo/nlmfo",
+        "/usr/libexec/nlmfo/nlmfo-callout",
+        "/usr/libexec/nlmfo/served-here",
+    }

@@ -16,13 +16,14 @@ BOOT = 180.0
 
 def test_a_package_is_replaced_under_a_service_and_goes_only_after_its_release(lab: Lab, tmp_path: Path) -> None:
     service = cluster.make_service(lab, "home", ["10.10.0.100/24"], 1234)
-    a, b = (lab.node(name, disks=cluster.disks(service), full=True) for name in ("a", "b"))
+    a = lab.node("a", disks=cluster.disks(service), full=True)
+    b = lab.node("b", disks=cluster.disks(service))
     client = lab.node("client")
     (lab.registry / "services").mkdir()
     lab.boot(seconds=BOOT)
-    for server in (a, b):
-        installed.install(server)
-        cluster.write_configuration(server, service)
+    installed.install(a)
+    cluster.write_configuration(a, service)
+    cluster.configure(b, service)
     cluster.make_export(a, service)
     assert a.check("python3", "-c", "import nlmfo, pyroute2; print(nlmfo.__file__)").startswith("/usr/lib/python3/")
     cluster.takeover(a, service)
