@@ -48,7 +48,7 @@ install:
 	install -d $(addprefix $(DESTDIR),$(unitdir) $(bashdir) $(zshdir) $(fishdir))
 	install -m 644 systemd/*.service contrib/prometheus/*.service contrib/prometheus/*.timer $(DESTDIR)$(unitdir)
 	install -D -m 644 systemd/nlmfo.tmpfiles $(DESTDIR)$(prefix)/lib/tmpfiles.d/nlmfo.conf
-	$(foreach catalog,$(wildcard systemd/*.catalog),install -D -m 644 -t $(DESTDIR)$(prefix)/lib/systemd/catalog $(catalog))
+	$(foreach catalog,$(wildcard systemd/*.catalog),install -D -m 644 -t $(DESTDIR)$(prefix)/lib/systemd/catalog $(catalog);)
 	$(foreach page,$(PAGES),install -D -m 644 -t $(DESTDIR)$(mandir)/man$(subst .,,$(suffix $(page))) $(page);)
 	$(NLMFO) completion bash > $(DESTDIR)$(bashdir)/nlmfo
 	$(NLMFO) completion zsh > $(DESTDIR)$(zshdir)/_nlmfo

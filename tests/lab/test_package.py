@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+
+import pytest
 
 from tests.lab import cluster, installed
 from tests.lab.lab import Lab
@@ -14,6 +17,7 @@ from tests.workload.holder import LOCKS
 BOOT = 180.0
 
 
+@pytest.mark.timeout(600)
 def test_a_package_is_replaced_under_a_service_and_goes_only_after_its_release(lab: Lab, tmp_path: Path) -> None:
     service = cluster.make_service(lab, "home", ["10.10.0.100/24"], 1234)
     a = lab.node("a", disks=cluster.disks(service), full=True)
@@ -25,6 +29,8 @@ def test_a_package_is_replaced_under_a_service_and_goes_only_after_its_release(l
     cluster.write_configuration(a, service)
     cluster.configure(b, service)
     cluster.make_export(a, service)
+    found = {finding["code"] for finding in json.loads(a.run("nlmfo", "check", "--json").out)["findings"]}
+    assert not found & {"program-missing", "not-installed", "callout-missing", "callout-script"}
     assert a.check("python3", "-c", "import nlmfo, pyroute2; print(nlmfo.__file__)").startswith("/usr/lib/python3/")
     cluster.takeover(a, service)
     holder = Holder(client, cluster.mount(client, service))
