@@ -152,6 +152,17 @@ def test_a_package_is_told_which_services_are_up(tmp_path: Path, monkeypatch: py
     assert up.split() == ["attached", "spaced"]
 
 
+def test_needrestart_leaves_services_alone_and_nothing_else() -> None:
+    program = (
+        "our %nrconf; eval do { local $/; <STDIN> }; die $@ if $@; my ($rule) = keys %{$nrconf{override_rc}};"
+        'print join(" ", grep { /$rule/ } "nlmfo\\@home.service", "nlmfo-metrics.service", "nfs-server.service")'
+    )
+    with (CHECKOUT / "contrib/debian/needrestart.conf").open() as settings:
+        argv = ["perl", "-we", program]
+        left = subprocess.run(argv, stdin=settings, check=True, capture_output=True, text=True, timeout=DEADLINE).stdout
+    assert left == "nlmfo@home.service"
+
+
 def test_the_example_for_nfs_conf_says_what_host_isolation_looks_for() -> None:
     example = CHECKOUT / "contrib/nfs.conf.d/50-nlmfo.conf"
     wanted = {
