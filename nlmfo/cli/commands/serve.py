@@ -51,7 +51,7 @@ def serve(config: Config, arguments: argparse.Namespace) -> ExitCode:
             _look_after(config, service.name, signals)
         except NotOwned as error:
             return _given_up(config, service.name, error)
-    _become_release(config, service.name)
+    return _become_release(config, service.name)
 
 
 def _look_after(config: Config, service: str, signals: socket.socket) -> None:
