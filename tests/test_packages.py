@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import nlmfo
-from nlmfo.failover import shared
+from nlmfo.failover import neighbours
 from nlmfo.host import view
 from nlmfo.host.namespaces import Namespaces
 from tests.lab import installed
@@ -139,14 +139,14 @@ def test_the_rpm_has_what_the_debian_package_has(deb: Path, in_deb: set[str], tm
 
 
 def test_a_package_is_told_which_services_are_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("nlmfo.host.namespaces.RUN", "nlmfo.failover.shared.RUN"):
+    for module in ("nlmfo.host.namespaces.RUN", "nlmfo.failover.neighbours.RUN"):
         monkeypatch.setattr(module, tmp_path)
     assert said(SERVED_HERE, tmp_path / "nowhere") == ""
     pins = Namespaces("spaced").mnt.parent
-    for directory in (tmp_path / "spool", tmp_path / "released/log", pins, shared.mark("attached").parent):
+    for directory in (tmp_path / "spool", tmp_path / "released/log", pins, neighbours.mark("attached").parent):
         directory.mkdir(parents=True)
     assert said(SERVED_HERE, tmp_path) == ""
-    shared.mark("attached").touch()
+    neighbours.mark("attached").touch()
     script = 'mount --bind "$1" "$1" && "$2" "$3"'  # as Namespaces.create does
     up = said("unshare", "--mount", "sh", "-c", script, "sh", pins, SERVED_HERE, tmp_path)
     assert up.split() == ["attached", "spaced"]
