@@ -66,6 +66,10 @@ def _add_runs(found: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     command = _command(found, "release", "let go of a service that this node serves", "runs.release")
     command.add_argument("service", metavar="SERVICE")
     _add_telling(command)
+    text = "bring what is exported to the configuration, while the service is served here"
+    command = _command(found, "reload", text, "reload.reload")
+    command.add_argument("service", metavar="SERVICE")
+    _add_json(command)
     command = _command(found, "plan", "show what a takeover or release would do, and why", "runs.plan")
     command.add_argument("verb", choices=("takeover", "release"))
     command.add_argument("service", metavar="SERVICE")

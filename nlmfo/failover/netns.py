@@ -162,12 +162,14 @@ class NetnsActions(Actions):
         return ""
 
     def _write_callout_config(self, *, frozen: bool) -> None:
-        write_callout_config(
-            view.on_node(self.namespaces, view.CALLOUT_CONFIG),
-            callout_config(
-                callout_entries(self.keeper, frozen=frozen), frozen=frozen, node=os.uname().nodename, spool=view.SPOOL
-            ),
-        )
+        tell_callout(self.namespaces, self.keeper, frozen=frozen)
+
+
+def tell_callout(namespaces: Namespaces, keeper: Keeper, *, frozen: bool = False) -> None:
+    """Write down where the records of the service go; of those ``frozen`` none is deleted."""
+    entries = callout_entries(keeper, frozen=frozen)
+    text = callout_config(entries, frozen=frozen, node=os.uname().nodename, spool=view.SPOOL)
+    write_callout_config(view.on_node(namespaces, view.CALLOUT_CONFIG), text)
 
 
 def _rehearse() -> None:

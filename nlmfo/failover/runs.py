@@ -65,7 +65,7 @@ def takeover(config: Config, service: Service, word: Word, sink: Sink, *, wait: 
     fails, what was begun is taken down and the owner record says so: another node may try. Incomplete when even that
     failed.
     """
-    with _only_run(service):
+    with only_run(service):
         return _takeover(config, service, word, sink, wait)
 
 
@@ -74,7 +74,7 @@ def release(config: Config, service: Service, sink: Sink) -> None:
 
     Raises Incomplete when a step fails: what is done stays done, and ``resume`` goes on from there.
     """
-    with _only_run(service):
+    with only_run(service):
         _release(config, service, Verb.RELEASE, sink)
 
 
@@ -91,7 +91,7 @@ def fence_node(config: Config, node: str) -> Word:
 
 def resume(config: Config, service: Service, word: Word, sink: Sink) -> bool:
     """Go on with the last run for ``service`` on this node if it did not end well; False when it did."""
-    with _only_run(service):
+    with only_run(service):
         past = last_run.newest(RUNS, service.name)
         if past is None or past.finished:
             return False
@@ -107,7 +107,7 @@ def abort(config: Config, service: Service, sink: Sink) -> Outcome:
 
     A release that has taken nothing down yet is called off; everything else ends in nothing being left here.
     """
-    with _only_run(service):
+    with only_run(service):
         past = last_run.newest(RUNS, service.name)
         if past is None or past.finished:
             raise NlmfoError(
@@ -374,7 +374,7 @@ def alone(service: Service) -> Iterator[None]:
 
 
 @contextmanager
-def _only_run(service: Service) -> Iterator[None]:
+def only_run(service: Service) -> Iterator[None]:
     """One run for a service at a time on this node, and for all services that share its nfsd."""
     with ExitStack() as held:
         held.enter_context(alone(service))

@@ -5,23 +5,32 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from nlmfo.config import Export, Service
 from nlmfo.errors import CommandFailed, NlmfoError
 from nlmfo.host.namespaces import Namespaces
-from nlmfo.kernel import caches, exportable
+from nlmfo.host.surroundings import Surroundings
+from nlmfo.kernel import caches, exportable, syscalls
 from nlmfo.plain import plain
+from nlmfo.run import run
+
+T = TypeVar("T")
 
 QUICK = 30.0
 #: What exportfs says of a path that is not there (validate_export in utils/exportfs).
 NOT_THERE = "Failed to stat"
 ETAB = Path("/var/lib/nfs/etab")
+FILE, MORE = Path("/etc/exports"), Path("/etc/exports.d")
 MUST = "the path must exist on the partition, and its file system must be one that can be exported"
 #: Characters in an option's value that would end it, or spoil the line of etab that it is copied to as it is.
 _SPOILS_OPTION = re.compile(r"[\s,()\"#\\]")
 _ESCAPE = re.compile(rb"\\([0-3][0-7]{2})")
+#: A path in the table, and one of its clients in the table's words.
+Entry = tuple[Path, str]
 
 
 def render(service: Service, *, guarded: bool = False) -> str:
@@ -77,9 +86,22 @@ def prepare(namespaces: Namespaces, service: Service) -> None:
     try:
         namespaces.run("exportfs", "-r")
     except CommandFailed as error:  # if only because its paths are not there
-        said = "; ".join(plain(line) for line in error.stderr.splitlines() if NOT_THERE not in line)
-    found = namespaces.call(_set_aside)
-    listed = [path for path, _ in entries(found)]
+        said = complaints(error)
+    _refuse_if_left_out(service, namespaces.call(_set_aside), said)
+
+
+def made(place: Surroundings, service: Service, text: str) -> str:
+    """The table that exportfs(8) makes of an exports file with this ``text``, made aside: what is exported stays so.
+
+    Raises NlmfoError, with what exportfs said, where it leaves out an export of the service or one of its clients.
+    """
+    found, said = place.call(partial(_made_aside, text), deadline=QUICK + 5)
+    _refuse_if_left_out(service, found, said)
+    return found
+
+
+def _refuse_if_left_out(service: Service, table: str, said: str) -> None:
+    listed = [path for path, _ in entries(table)]
     for export in service.exports:
         if listed.count(export.path) < len(export.clients):
             raise NlmfoError(
@@ -89,16 +111,70 @@ def prepare(namespaces: Namespaces, service: Service) -> None:
             )
 
 
+def _made_aside(text: str) -> tuple[str, str]:
+    """The table, and what exportfs complained of. Runs in a child, which gets mounts of its own."""
+    syscalls.unshare(syscalls.CLONE_NEWNS)
+    syscalls.mount("none", Path("/"), "none", syscalls.MS_REC | syscalls.MS_PRIVATE)
+    for place in (ETAB.parent, MORE):
+        if place.is_dir():
+            syscalls.mount("tmpfs", place, "tmpfs")
+    file = ETAB.with_name("exports")
+    file.write_text(text, encoding="utf-8", errors="surrogateescape")
+    syscalls.mount(os.fspath(file), FILE, "none", syscalls.MS_BIND)
+    ETAB.touch()
+    said = ""
+    try:
+        run(["exportfs", "-r"], deadline=QUICK)
+    except CommandFailed as error:
+        said = complaints(error)
+    return _read(ETAB), said
+
+
+def complaints(error: CommandFailed) -> str:
+    """What exportfs said, but for paths that are not there: that is judged where it is asked whether they are."""
+    return "; ".join(plain(line) for line in error.stderr.splitlines() if NOT_THERE not in line)
+
+
+def prove(place: Surroundings, service: Service) -> None:
+    """Raise NlmfoError where the kernel cannot export one of the service's directories."""
+    _explained(service, lambda: place.call(partial(_prove, _paths(service))))
+
+
+def replace(namespaces: Namespaces, service: Service, table: str) -> None:
+    """Put a table that was ``made`` in the place of the one that is served, in one step."""
+    namespaces.call(partial(_keep, render(service), table))
+    load(namespaces, service)
+
+
 def load(namespaces: Namespaces, service: Service) -> None:
     """Export everything, by the table that was prepared, and see all of it in the table."""
-    paths = {export.path for export in service.exports}
-    try:
-        there = namespaces.call(partial(_load, tuple(sorted(paths))))
-    except NlmfoError as error:
-        raise NlmfoError(f"service '{service.name}': {error}", hint=error.hint or MUST) from error
-    missing = paths - parse(there)
+    paths = _paths(service)
+    there = _explained(service, lambda: namespaces.call(partial(_load, paths)))
+    missing = set(paths) - parse(there)
     if missing:
         raise NlmfoError(f"service '{service.name}': not exported: {', '.join(map(str, sorted(missing)))}", hint=MUST)
+
+
+def _paths(service: Service) -> tuple[Path, ...]:
+    return tuple(sorted({export.path for export in service.exports}))
+
+
+def _explained(service: Service, look: Callable[[], T]) -> T:
+    try:
+        return look()
+    except NlmfoError as error:
+        raise NlmfoError(f"service '{service.name}': {error}", hint=error.hint or MUST) from error
+
+
+def _prove(paths: tuple[Path, ...]) -> None:
+    for path in paths:
+        exportable.prove(path)
+
+
+def _keep(text: str, table: str) -> None:
+    """Runs in the service's namespaces, where the file is mounted over another: only what is in it can be replaced."""
+    FILE.write_text(text, encoding="utf-8", errors="surrogateescape")
+    _ready().write_text(table, encoding="utf-8", errors="surrogateescape")
 
 
 def _set_aside() -> str:
@@ -110,8 +186,7 @@ def _set_aside() -> str:
 
 def _load(paths: tuple[Path, ...]) -> str:
     """Runs in the service's namespaces. rpc.mountd reads the table again when it is another file."""
-    for path in paths:
-        exportable.prove(path)
+    _prove(paths)
     new = ETAB.with_name("etab.new")
     new.write_bytes(_ready().read_bytes())
     new.replace(ETAB)
@@ -150,11 +225,35 @@ def parse(etab: str) -> set[Path]:
     return {path for path, _ in entries(etab)}
 
 
-def entries(etab: str) -> tuple[tuple[Path, str], ...]:
+def entries(etab: str) -> tuple[Entry, ...]:
     """Each path in an etab with one of its clients, in the words of the table."""
+    return tuple(entry for entry, _ in _fields(etab))
+
+
+def table(etab: str) -> Mapping[Entry, str]:
+    """The options of each entry of an etab: all of them, in exportfs's words and order."""
+    return dict(_fields(etab))
+
+
+def now(place: Surroundings) -> str:
+    """The export table as it is."""
+    return place.call(partial(_read, ETAB))
+
+
+def lines(etab: str) -> list[str]:
     # Not splitlines(): to it U+2028 and others, which are good in a name, end a line as well.
-    fields = (line.partition("\t") for line in etab.split("\n") if line)
-    return tuple((unescaped(path), rest.partition("(")[0]) for path, _, rest in fields)
+    return [line for line in etab.split("\n") if line]
+
+
+def path_of(line: str) -> Path:
+    """The path in a line of an etab."""
+    return unescaped(line.partition("\t")[0])
+
+
+def _fields(etab: str) -> Iterator[tuple[Entry, str]]:
+    for line in lines(etab):
+        client, _, given = line.partition("\t")[2].partition("(")
+        yield (path_of(line), client), given.removesuffix(")")
 
 
 def unescaped(path: str) -> Path:

@@ -10,14 +10,16 @@ none of them, because their ``mountpoint`` option is not met.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import fcntl
+from collections.abc import Collection, Iterator
+from functools import partial
 from pathlib import Path
 
 from nlmfo.child import in_child
 from nlmfo.config import Service
 from nlmfo.errors import CommandFailed, DeadlineExceeded, NlmfoError
 from nlmfo.host import exports
-from nlmfo.host.exports import QUICK
+from nlmfo.host.exports import QUICK, Entry
 from nlmfo.kernel import caches
 from nlmfo.run import run
 
@@ -25,7 +27,8 @@ DIRECTORY = Path("/etc/exports.d")
 #: getent(1): "one or more supplied key could not be found".
 GETENT_NOT_FOUND = 2
 RPC_CACHES = Path("/proc/net/rpc")
-Entry = tuple[Path, str]
+#: ETABLCK of nfs-utils (support/include/nfslib.h): who changes the table holds it, by fcntl(2).
+LOCK = ".etab.lock"
 
 
 def load(service: Service) -> tuple[str, ...]:
@@ -60,6 +63,44 @@ def unload(service: Service) -> None:
             f"service '{service.name}': still exported: {names}",
             hint="'exportfs -u CLIENT:PATH' takes an export back; a line in /etc/exports brings it again",
         )
+
+
+def replace(service: Service, made: str) -> None:
+    """Bring the entries of the service, those of before and those of a table that was ``made`` aside, to what it says.
+
+    By hand, under exportfs's own lock, because exportfs can only add options to an entry that is there: what it has no
+    opposite for would stay, and between taking it back and exporting it anew clients would be told that it is gone.
+    """
+    ours = listed(service) | {path for path, _ in exports.entries(made)}
+    _write(file_of(service), exports.render(service, guarded=True))
+    in_child(f"changing {exports.ETAB}", partial(_replace, ours, made), deadline=QUICK)
+
+
+def listed(service: Service) -> set[Path]:
+    """What has been exported of the service, by the file that was written then, and what is configured now."""
+    paths = {export.path for export in service.exports}
+    try:
+        text = file_of(service).read_text(encoding="utf-8", errors="surrogateescape")
+    except FileNotFoundError:
+        return paths
+    return paths | {exports.unescaped(line.partition(" ")[0]) for line in exports.lines(text) if line[0] != "#"}
+
+
+def of(service: Service) -> str:
+    """The lines of the table that are the service's."""
+    ours = listed(service)
+    return "".join(f"{line}\n" for line in exports.lines(_text()) if exports.path_of(line) in ours)
+
+
+def _replace(ours: Collection[Path], made: str) -> None:
+    with exports.ETAB.with_name(LOCK).open("w") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+        others = [line for line in exports.lines(_text()) if exports.path_of(line) not in ours]
+        new = exports.ETAB.with_name("etab.nlmfo")
+        text = "".join(f"{line}\n" for line in (*others, *exports.lines(made)))
+        new.write_text(text, encoding="utf-8", errors="surrogateescape")
+        new.replace(exports.ETAB)
+    caches.flush()
 
 
 def table() -> set[Path]:
@@ -125,10 +166,14 @@ def _left(service: Service) -> list[Entry]:
 
 
 def _table() -> tuple[Entry, ...]:
+    return exports.entries(_text())
+
+
+def _text() -> str:
     try:
-        return exports.entries(exports.ETAB.read_text(encoding="utf-8", errors="surrogateescape"))
+        return exports.ETAB.read_text(encoding="utf-8", errors="surrogateescape")
     except FileNotFoundError:  # nothing was ever exported here
-        return ()
+        return ""
 
 
 def _write(file: Path, text: str) -> None:

@@ -21,7 +21,7 @@ One word, one blank, and the rest of the line as it stands: nothing is quoted, s
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from ipaddress import ip_address
 from pathlib import Path
@@ -96,18 +96,38 @@ def callout_addresses(path: Path) -> dict[Address, bool]:
 
     Of those that are, it deletes no record any more. Empty when there is no file.
     """
+    return {entry.address: entry.frozen for entry in callout_entries_at(path)}
+
+
+def callout_entries_at(path: Path) -> tuple[CalloutEntry, ...]:
+    """What the callout is told by the file at ``path``; nothing when there is none."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
-        return {}
-    found: dict[Address, bool] = {}
-    address = None
+        return ()
+    found: list[CalloutEntry] = []
     for word, _, value in (line.partition(" ") for line in lines):
         if word == "address":
-            address = ip_address(value)
-        elif word == "frozen" and address is not None:
-            found[address] = value == "yes"
-    return found
+            found.append(CalloutEntry(ip_address(value), Path(), value))
+        elif found:
+            found[-1] = _with(found[-1], word, value)
+    return tuple(found)
+
+
+def _with(entry: CalloutEntry, word: str, value: str) -> CalloutEntry:
+    match word:
+        case "directory":
+            return replace(entry, directory=Path(value))
+        case "name":
+            return replace(entry, name=value)
+        case "mode":
+            return replace(entry, mode=Mode(value))
+        case "frozen":
+            return replace(entry, frozen=value == "yes")
+        case "fsid":
+            fsid, _, exported = value.partition(" ")
+            return replace(entry, exports=(*entry.exports, (fsid, Path(exported))))
+    return entry
 
 
 def _entry_lines(entry: CalloutEntry, *, frozen: bool) -> Iterator[str]:

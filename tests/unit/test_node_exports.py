@@ -18,6 +18,7 @@ from nlmfo.config import Export, Service
 from nlmfo.errors import CommandFailed, NlmfoError
 from nlmfo.host import exports, node_exports
 from nlmfo.host.namespaces import Namespaces
+from nlmfo.host.node import Node
 from nlmfo.kernel import caches, syscalls
 from nlmfo.run import ENVIRONMENT, run
 from tests.lab import root
@@ -133,6 +134,59 @@ def test_what_others_have_exported_stays_whatever_we_do(node: ANode) -> None:
     node.unload(service)
     assert node.pairs() == {(other, "*")}
     assert node.call(node_exports.table) == {other}
+
+
+def remade(node: ANode, service: Service) -> str:
+    """The table that a reload would put there."""
+    text = exports.render(service, guarded=True)
+    return node.call(lambda: exports.made(Node(service.name), service, text))
+
+
+def given(service: Service, options: str) -> Service:
+    return replace(service, exports=tuple(replace(e, clients=(("*", options),)) for e in service.exports))
+
+
+def test_a_table_made_aside_changes_nothing_that_is_exported(node: ANode) -> None:
+    service = node.service("data")
+    node.load(service)
+    before = node.lines()
+    found = remade(node, given(node.service("data", "more"), "ro"))
+    assert {path.name for path, _ in exports.entries(found)} == {"data", "more"}
+    assert node.lines() == before
+
+
+def test_a_table_made_aside_is_what_exporting_anew_would_give(node: ANode) -> None:
+    service = node.service("data", "a b#\"c'", clients=CLIENTS)
+    node.load(service)
+    assert exports.table(remade(node, service)) == exports.table("\n".join(node.lines()))
+
+
+def test_a_mistake_in_an_option_is_told_in_exportfs_words_while_nothing_is_changed(node: ANode) -> None:
+    service = node.service("data")
+    node.load(service)
+    before = node.lines()
+    with pytest.raises(NlmfoError, match=r"exportfs does not export .*/data to each of its clients: .*rww"):
+        remade(node, given(service, "rww"))
+    assert node.lines() == before
+
+
+@pytest.mark.parametrize(("before", "after"), [("rw,sec=sys:krb5", "rw"), ("ro,anonuid=7,all_squash", "rw,insecure")])
+def test_replacing_leaves_no_option_of_before_and_nobody_else_without_an_export(
+    node: ANode, before: str, after: str
+) -> None:
+    """exportfs -i adds to the options of an entry that is there: the flavour of before would stay."""
+    other = node.srv / "other"
+    node.make(other)
+    node.exportfs("-i", "-o", "rw,fsid=99", f"*:{other}")
+    node.load(given(node.service("data", "old"), before))
+    service = given(node.service("data"), after)
+    table = remade(node, service)
+    node.call(lambda: node_exports.replace(service, table))
+    assert node.pairs() == {(other, "*"), (service.exports[0].path, "*")}
+    assert node.call(lambda: exports.table(node_exports.of(service))) == exports.table(table)
+    lines = sorted(node.lines())
+    node.exportfs("-r")  # what the node's own reload makes of it
+    assert [line for line in lines if "/home/" in line] == node.lines()
 
 
 def test_two_services_come_and_go_without_each_other(node: ANode) -> None:

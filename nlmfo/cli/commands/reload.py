@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``nlmfo reload``: what was done, as lines or as a document."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+
+from nlmfo.cli.commands import common
+from nlmfo.config import Config
+from nlmfo.errors import ExitCode
+from nlmfo.failover import reload as reloading
+from nlmfo.failover.reload import Reloaded
+from nlmfo.plain import plain
+
+
+def reload(config: Config, arguments: argparse.Namespace) -> ExitCode:
+    common.need_root()
+    found = reloading.reload(config, config.service(arguments.service))
+    print(json.dumps(document(config.node, found), indent=2) if arguments.json else told(found))
+    return ExitCode.OK
+
+
+def document(node: str, found: Reloaded) -> dict[str, object]:
+    return {"version": 1, "node": node} | asdict(found)
+
+
+def told(found: Reloaded) -> str:
+    lines = [f"exported: {plain(each)}" for each in found.added]
+    lines += [f"exported with other options: {plain(each)}" for each in found.changed]
+    lines += [f"not exported any more: {plain(each)}" for each in found.removed]
+    lines = lines or ["what is exported is what is configured"]
+    lines += [f"warning: from the next takeover on only: {each}" for each in found.later]
+    return "\n".join(f"{found.service}: {line}" for line in lines)
