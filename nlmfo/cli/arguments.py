@@ -98,6 +98,11 @@ def _add_looks(found: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     )
     _add_force(command, FORCIBLE_FORGETTING)
     _add_json(command)
+    text = "tell clients that have not answered now, not at their next turn"
+    command = _command(found, "notify", text, "notify.notify")
+    command.add_argument("service", metavar="SERVICE")
+    command.add_argument("client", metavar="CLIENT", nargs="?", default="", help="only this one")
+    _add_json(command)
     command = _command(found, "locks", "which locks clients hold here, on which files", "records.locks")
     command.add_argument("service", metavar="SERVICE", nargs="?")
     _add_json(command)

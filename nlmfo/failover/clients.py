@@ -78,8 +78,8 @@ def on_record(config: Config, service: Service) -> tuple[ClientOnRecord, ...]:
 
     The records travel with the service, so they are read where it is served; elsewhere NotOwned.
     """
-    store = _store(config, service)
-    entries = _of_now(store)
+    store = store_of(config, service)
+    entries = entries_of_now(store)
     found: dict[tuple[str, ClientState], list[tuple[Address, ClientRecord]]] = {}
     for address in store.addresses:
         for state, records in ((ClientState.CURRENT, store.current(address)), (ClientState.OWED, store.owed(address))):
@@ -105,11 +105,11 @@ def forget(config: Config, service: Service, client: str, forced: AbstractSet[st
     Refused (``client-connected``) while it is connected to the service; a client on record by its host name is not
     recognised there. NotOwned where the service is not served. The ledger says so before the record goes.
     """
-    _refuse_if_not_served(config, service)
-    store = _store(config, service)
+    refuse_if_not_served(config, service)
+    store = store_of(config, service)
     owed = [address for address in store.addresses if client in store.owed_names(address)]
     if not owed:
-        raise _not_owed(service, store, client)
+        raise not_owed(service, store, client)
     if "client-connected" not in forced and _is_connected(service, client):
         raise Refused(
             "client-connected",
@@ -117,7 +117,7 @@ def forget(config: Config, service: Service, client: str, forced: AbstractSet[st
             hint="it is told as soon as it answers: see to its rpc.statd and to what is between it and this node",
             forcible=True,
         )
-    entries, number, now = _of_now(store), store.state_number(), time.time()
+    entries, number, now = entries_of_now(store), store.state_number(), time.time()
     ledger.append(
         store.state,
         [
@@ -135,7 +135,7 @@ def forget(config: Config, service: Service, client: str, forced: AbstractSet[st
     return Forgotten(service.name, client, tuple(map(str, owed)))
 
 
-def _store(config: Config, service: Service) -> Store:
+def store_of(config: Config, service: Service) -> Store:
     """The records, where they are; elsewhere NotOwned."""
     partition = service.state_partition
     here = partition is None or mounts.is_mounted(partition)
@@ -149,14 +149,14 @@ def _store(config: Config, service: Service) -> Store:
     return Store(service.state, tuple(address.ip for address in service.addresses))
 
 
-def _refuse_if_not_served(config: Config, service: Service) -> None:
+def refuse_if_not_served(config: Config, service: Service) -> None:
     """Records that all nodes see are changed by the one that serves them."""
     owner = registry_of(config).read(service.name)
     if owner is None or not owner.serves(config.node, boot_id()):
         raise not_served(service, owner, hint="do it on the node that serves it")
 
 
-def _not_owed(service: Service, store: Store, client: str) -> NlmfoError:
+def not_owed(service: Service, store: Store, client: str) -> NlmfoError:
     if any(client in store.current_names(address) for address in store.addresses):
         return NlmfoError(
             f"service '{service.name}': client {client} is owed no notice: it is current, and may hold locks of this "
@@ -180,7 +180,7 @@ def _is_connected(service: Service, client: str) -> bool:
     return any(each.local in ours and each.remote == remote for each in place.call(sockdiag.established))
 
 
-def _of_now(store: Store) -> Mapping[Key, Entry]:
+def entries_of_now(store: Store) -> Mapping[Key, Entry]:
     """The ledger's entries of the generation that is served now, and of those who are owed a notice since before it.
 
     The latter are pending again: what they were told then was of another server.

@@ -56,6 +56,10 @@ BUSY, PATIENT = 0.1, 1.0
 TICKLES = (1.0, 2.5)
 #: What a run says to have it look at once, and that everything answers by now for the generation that it names.
 READY = b"ready "
+#: What ``nlmfo notify`` says to have it tell one client without waiting for its turn, or everybody, who has no name.
+TELL = b"tell "
+#: Bytes of the longest word: a client's name is shorter than that.
+WORD = 4096
 
 
 class Keep:
@@ -193,7 +197,10 @@ class Keep:
     def _wait(self, seconds: float) -> None:
         if not select.select([self.wake], [], [], seconds)[0]:
             return
-        word = self.wake.recv(64)
+        word = self.wake.recv(WORD)
+        if word.startswith(TELL):
+            self.notices.hurry(word.removeprefix(TELL).decode(errors="replace"))
+            return
         with suppress(ValueError):  # another program's, or one of another version
             number = int(word.removeprefix(READY))
             if number != self._ready:  # from a run that has just made sure of all that a round looks for
@@ -223,6 +230,13 @@ def wake(path: Path, number: int) -> None:
             sender.sendto(READY + str(number).encode(), os.fspath(path))
         except OSError:
             return  # it looks by itself
+
+
+def tell(path: Path, client: str) -> None:
+    """Have the keeper tell ``client``, or everybody when it is empty, at its next look. Raises OSError."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        sender.settimeout(PATIENT)
+        sender.sendto(TELL + client.encode(), os.fspath(path))
 
 
 def _wake_socket(place: Place) -> socket.socket:

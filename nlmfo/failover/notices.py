@@ -60,7 +60,9 @@ class Notices:
         self._ledger: Ledger | None = None
         self._heard: queue.SimpleQueue[tuple[Address, int, Notice]] = queue.SimpleQueue()
         self._ended: queue.SimpleQueue[tuple[Address, bool, str]] = queue.SimpleQueue()
-        self._rounds: set[tuple[Address, bool]] = set()  # under way; true: beside the other
+        self._rounds: dict[tuple[Address, bool], frozenset[Key]] = {}  # under way; true: beside the other
+        self._in_flight: set[Key] = set()  # who is being told, and nothing was heard of it yet
+        self._hurried: list[str] = []
         self._due: dict[Key, float] = {}
         self._seen: frozenset[Key] = frozenset()
         self._turned_up: set[Key] = set()
@@ -79,12 +81,20 @@ class Notices:
         self._take_in(in_grace=in_grace)
         self._settle(in_grace=in_grace)
         if ready and (in_grace or self.told):
+            self._hurry()
             for address, clients in self._owed.items():
                 self._tell(address, clients, seen)
             self._seen = frozenset(seen)
         if ready and not self.told and all(self._tried(key) for key in self._keys()):
             self.keeper.shared.mark_told()
             self.told = True
+
+    def hurry(self, client: str = "") -> None:
+        """At the next look tell this client, or everybody, without waiting for its turn, whatever became of it before.
+
+        Who has answered is told no more, and who is being told at that moment is not told twice.
+        """
+        self._hurried.append(client)
 
     def standings(self) -> Mapping[str, Entry]:
         """Each client of this generation that was or is owed a notice, with what is left to do for it at most."""
@@ -147,6 +157,7 @@ class Notices:
         changed = []
         for address, number, notice in _all_of(self._heard):
             key = (address, notice.client)
+            self._in_flight.discard(key)
             if number != self.number or notice.client not in self._owed[address]:
                 continue
             entry = self._after(self._entry(key), notice)
@@ -158,7 +169,7 @@ class Notices:
                 self._due[key] = time.monotonic() + (SOON if in_grace else min(LONGEST, LATER * 2.0 ** min(tries, 10)))
         self._write(changed)
         for address, aside, problem in _all_of(self._ended):
-            self._rounds.discard((address, aside))
+            self._in_flight -= self._rounds.pop((address, aside))
             self.problem = problem
             if problem:
                 later = time.monotonic() + SOON
@@ -218,6 +229,16 @@ class Notices:
         elif (address, True) not in self._rounds:
             self._begin(address, [key for key in waiting if key in self._turned_up][:ASIDE], aside=True)
 
+    def _hurry(self) -> None:
+        asked, self._hurried = set(self._hurried), []
+        self._turned_up |= {
+            key
+            for key in self._keys()
+            if ("" in asked or key[1] in asked)
+            and key not in self._in_flight
+            and self._entry(key).standing is not Standing.ANSWERED
+        }
+
     def _is_due(self, key: Key) -> bool:
         """Whether its pause is over, and not its time (``retry_for``); each keeper tries everybody once."""
         if self._due.get(key, 0.0) > time.monotonic():
@@ -232,7 +253,8 @@ class Notices:
         self._write(replace(entry, standing=Standing.TOLD, at=now) for entry in pending)
         clients = [client for _, client in keys]
         self._turned_up.difference_update(keys)
-        self._rounds.add((address, aside))
+        self._rounds[address, aside] = frozenset(keys)
+        self._in_flight.update(keys)
 
         def hear(notice: Notice) -> None:
             self._heard.put((address, number, notice))

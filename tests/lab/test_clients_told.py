@@ -196,7 +196,11 @@ def test_a_client_that_missed_two_takeovers_is_told_by_the_third_server_of_the_l
     assert second["standing"] == "unreachable"
     assert second["state"] == nsm_state(c, service) > first["state"]
     assert second["since"] == first["since"]
+    asked = cluster.nlmfo(c, "notify", service.name, address)
+    assert (asked.status, f"{address}: did not answer" in asked.out) == (1, True), asked
+    assert account(c, service, address)["attempts"] > second["attempts"]
     ground.lab.plug(one)
+    assert cluster.nlmfo(c, "notify", service.name).status == 0
     until_told(c, service, address)
     await_true("the locks to come back", lambda: away.held | other.held <= held_on(c, service), SOON)
     told = account(c, service, address)

@@ -334,6 +334,23 @@ def test_a_run_that_has_seen_everything_answer_says_so_and_it_is_not_asked_again
     assert len(node.asked) == asked
 
 
+@pytest.mark.parametrize("client", ["", CLIENTS[1]])
+def test_whoever_the_operator_wants_to_be_told_is_told_at_the_next_look(
+    node: Node, monkeypatch: pytest.MonkeyPatch, client: str
+) -> None:
+    hurried: list[str] = []
+    monkeypatch.setattr(node.keep.notices, "hurry", hurried.append)
+    keeping.tell(node.place.wake, client)
+    node.keep._wait(10)
+    assert hurried == [client]
+    assert node.keep._ready == 0, "it is no word that everything answers"
+
+
+def test_a_keeper_that_is_not_there_cannot_be_asked(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No such file"):
+        keeping.tell(tmp_path / "wake", "")
+
+
 def test_waking_a_keeper_that_is_not_there_does_no_harm(tmp_path: Path) -> None:
     wake(tmp_path / "wake", 7)
 

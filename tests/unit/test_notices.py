@@ -370,3 +370,66 @@ def test_a_round_runs_in_a_thread_that_does_not_keep_the_process_alive() -> None
     heard: queue.SimpleQueue[bool] = queue.SimpleQueue()
     notices._in_thread(lambda: heard.put(threading.current_thread().daemon))
     assert heard.get(timeout=30.0) is True
+
+
+def test_who_is_hurried_is_told_before_its_turn_and_after_its_time_and_nobody_else_is(case: Case) -> None:
+    case.net.reached = {CLIENTS[0]}
+    case.sweep()
+    case.clock[0] += case.service.retry_for + 1
+    case.sweep(in_grace=False)
+    assert case.net.clients() == [list(CLIENTS)]
+    case.notices.hurry(CLIENTS[2])
+    case.sweep(in_grace=False)
+    assert case.net.clients()[1:] == [[CLIENTS[2]]]
+    case.sweep(in_grace=False)
+    assert len(case.net.rounds) == 2
+
+
+def test_of_all_who_are_hurried_those_who_have_answered_are_told_no_more(case: Case) -> None:
+    case.net.reached = {CLIENTS[0]}
+    case.sweep()
+    case.notices.hurry()
+    case.notices.hurry(CLIENTS[0])
+    case.sweep()
+    assert case.net.clients()[1:] == [[CLIENTS[1], CLIENTS[2]]]
+
+
+def test_who_is_being_told_at_the_moment_is_not_told_beside_it(case: Case) -> None:
+    case.notices.sweep(set(), in_grace=True, ready=True)  # under way from here on
+    case.notices.hurry()
+    case.notices.sweep(set(), in_grace=True, ready=True)
+    assert len(case.net.waiting) == 1
+    case.sweep()
+    assert case.net.clients() == [list(CLIENTS)]
+
+
+def test_who_was_told_in_vain_in_a_round_that_is_still_under_way_can_be_told_again(case: Case) -> None:
+    """A round ends with its last client, and its first may have been given up long before."""
+    heard: list[Callable[[Notice], None]] = []
+    case.notices._send = lambda *words: heard.append(words[-1])
+    case.notices._start = lambda run: run() if not heard else case.net.waiting.append(run)
+    monkey = case.notices._ended
+    case.notices._ended = queue.SimpleQueue()  # the round goes on
+    case.notices.sweep(set(), in_grace=True, ready=True)
+    case.notices._ended = monkey
+    heard[0](Notice(CLIENTS[0], Outcome.UNREACHABLE, (), 1, 0.1, "no answer"))
+    case.notices.hurry()
+    case.notices._send = case.net.send
+    case.notices.sweep(set(), in_grace=True, ready=True)
+    case.net.go_on()
+    assert case.net.clients() == [[CLIENTS[0]]]
+
+
+def test_a_round_that_fails_leaves_nobody_who_cannot_be_hurried(case: Case) -> None:
+    case.net.failure = NlmfoError("no network")
+    case.sweep()
+    case.net.failure = None
+    case.notices.hurry()
+    case.sweep()
+    assert case.net.clients() == [list(CLIENTS)] * 2
+
+
+def test_hurrying_tells_nobody_for_the_first_time_when_grace_is_over(case: Case) -> None:
+    case.notices.hurry()
+    case.sweep(in_grace=False)
+    assert case.net.rounds == []
