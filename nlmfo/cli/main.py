@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
         with contextlib.chdir("/"):
             return int(named(arguments.command)(config, arguments))
     except NlmfoError as error:
-        return _failed(error)
+        return error.exit_code if "told" in arguments else _failed(error)
     except OSError as error:
         print(f"nlmfo: {error}", file=sys.stderr)
         return ExitCode.FAILED

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from typing import Any
 
 from nlmfo.child import in_child
 from nlmfo.cli import manager, screen, text
+from nlmfo.cli.journalled import Journalled
 from nlmfo.cli.running import Running
 from nlmfo.config import Config
 from nlmfo.errors import NlmfoError
@@ -43,6 +45,7 @@ from nlmfo.failover.journal import as_object
 from nlmfo.failover.report import EARLIER, AddressDown, Report, Reporter, last_address_down
 from nlmfo.failover.report import as_object as report_as_object
 from nlmfo.failover.verbs import Outcome
+from nlmfo.host import journald
 from nlmfo.records import journal
 
 VERSION = 1
@@ -54,9 +57,13 @@ _WARNINGS = (ClientNotTold, ExportLeftOut, JournalNotWritten, LocksMissing)
 
 
 class Teller:
-    """Hears the events of one command, and makes the reports of its runs; subclasses say how that is told."""
+    """Hears the events of one command, and makes the reports of its runs; subclasses say how that is told.
 
-    def __init__(self) -> None:
+    The system journal is told by each of them (nlmfo.cli.journalled), and by this one itself nobody else.
+    """
+
+    def __init__(self, journal: Journalled) -> None:
+        self.journal = journal
         self.reporters: list[Reporter] = []
         self.sentences: list[str] = []
         self.gaps = False
@@ -71,6 +78,7 @@ class Teller:
             self.reporters.append(Reporter(event, at))
         elif self.reporters:
             self.reporters[-1].hear(event, at)
+        self.journal(event)
         self.tell(event)
 
     def say(self, sentence: str) -> None:
@@ -92,8 +100,8 @@ class Teller:
 class Sentences(Teller):
     """Lines for people, and for logs."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, journal: Journalled) -> None:
+        super().__init__(journal)
         self._running = Running()
         self._hearing = threading.Lock()
 
@@ -114,8 +122,8 @@ class Sentences(Teller):
 class OnTerminal(Sentences):
     """The same, with what is going on in a line below them."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, journal: Journalled) -> None:
+        super().__init__(journal)
         self._status: screen.StatusLine | None = None
         self._colours = screen.may_colour()
 
@@ -149,8 +157,8 @@ class OnTerminal(Sentences):
 class EventLines(Teller):
     """``--events``."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, journal: Journalled) -> None:
+        super().__init__(journal)
         self._first: dict[str, Any] = {"version": VERSION}
 
     def tell(self, event: Event) -> None:
@@ -161,8 +169,8 @@ class EventLines(Teller):
 class Document(Teller):
     """``--json``."""
 
-    def __init__(self, verb: str, service: str | None) -> None:
-        super().__init__()
+    def __init__(self, verb: str, service: str | None, journal: Journalled) -> None:
+        super().__init__(journal)
         self._verb = verb
         self._service = service
 
@@ -183,11 +191,14 @@ class Document(Teller):
 
 def teller(arguments: argparse.Namespace, verb: str) -> Teller:
     """As the arguments and the terminal ask for."""
+    journal = Journalled(verb, arguments.service or "")
     if arguments.events:
-        return EventLines()
+        return EventLines(journal)
     if arguments.json:
-        return Document(verb, arguments.service)
-    return OnTerminal() if screen.is_terminal() else Sentences()
+        return Document(verb, arguments.service, journal)
+    if journald.takes(sys.stdout):
+        return Teller(journal)
+    return OnTerminal(journal) if screen.is_terminal() else Sentences(journal)
 
 
 @contextmanager
@@ -199,9 +210,17 @@ def telling(config: Config, arguments: argparse.Namespace, verb: str) -> Iterato
             yield tell
     except BaseException as error:
         tell.error = str(error) or "interrupted"
+        if tell.journal.failed(error) and journald.takes(sys.stderr):
+            arguments.told = True  # in an entry with fields: it need not be said there once more
         raise
     finally:
-        tell.end([_report(config, reporter, tell) for reporter in tell.reporters])
+        reports = [_report(config, reporter, tell) for reporter in tell.reporters]
+        for report in reports:
+            tell.journal.report(report)
+        if not reports:
+            for sentence in tell.sentences:
+                tell.journal.note(sentence)
+        tell.end(reports)
 
 
 def _report(config: Config, reporter: Reporter, tell: Teller) -> Report:

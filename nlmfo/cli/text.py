@@ -17,10 +17,13 @@ from nlmfo.failover.events import (
     ExportLeftOut,
     JournalNotWritten,
     LocksMissing,
+    Mended,
     Proved,
     RollingBack,
     StepDone,
     StepNotDone,
+    StoodDown,
+    Troubled,
 )
 from nlmfo.failover.plan import WHY, Plan, Step
 from nlmfo.failover.progress import Clients, Locks
@@ -92,6 +95,21 @@ def _(event: LocksMissing) -> str:
     if not event.exact:
         of += " (of those seen at the last look before the crash)"
     return "\n".join((f"warning: {of}", *(f"  {plain(lock)}" for lock in event.named)))
+
+
+@line.register
+def _(event: Troubled) -> str:
+    return plain(event.reason)
+
+
+@line.register
+def _(_event: Mended) -> str:
+    return "all is in order again"
+
+
+@line.register
+def _(event: StoodDown) -> str:
+    return f"{plain(event.node)} owns it (epoch {event.epoch}): stood down"
 
 
 def outlook(service: Service, found: Outlook) -> str:

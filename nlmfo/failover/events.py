@@ -18,7 +18,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Begun(Event):
-    """A run begins. ``fenced`` and ``released_by`` are what the operator vouched for."""
+    """A run begins. ``fenced`` and ``released_by`` are what the operator vouched for; ``run`` is its journal's name."""
 
     verb: Verb
     service: str
@@ -26,6 +26,7 @@ class Begun(Event):
     boot_id: str
     fenced: str | None = None
     released_by: str | None = None
+    run: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +144,30 @@ class ExportLeftOut(Event):
     """One client's export was left out, because its name cannot be resolved; the others are served."""
 
     export: str
+
+
+@dataclass(frozen=True, slots=True)
+class Troubled(Event):
+    """A keeper cannot do all of its work."""
+
+    service: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mended(Event):
+    """What troubled a keeper is over."""
+
+    service: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoodDown(Event):
+    """Another node owns the service: this one answers its clients no more."""
+
+    service: str
+    node: str
+    epoch: int
 
 
 Sink = Callable[[Event], None]

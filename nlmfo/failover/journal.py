@@ -58,6 +58,11 @@ class Journal:
             self.attach()
         self._sink(event)
 
+    @property
+    def run(self) -> str:
+        """What the run is called: its journal's name, without the suffix."""
+        return self._name.removesuffix(journal.SUFFIX)
+
     def attach(self) -> None:
         """Begin the copy on shared storage, with what has happened so far."""
         if self._shared is None:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import os
 import select
 import socket
-import sys
 import time
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
@@ -29,6 +28,7 @@ from nlmfo.config import Config, Service
 from nlmfo.deadline import Deadline
 from nlmfo.errors import NlmfoError
 from nlmfo.failover import progress, standdown
+from nlmfo.failover.events import Mended, Sink, StoodDown, Troubled
 from nlmfo.failover.keeper import Keeper
 from nlmfo.failover.notices import Notices
 from nlmfo.failover.place import Place
@@ -65,8 +65,9 @@ WORD = 4096
 class Keep:
     """The work of one process, round by round."""
 
-    def __init__(self, config: Config, service: Service) -> None:
+    def __init__(self, config: Config, service: Service, sink: Sink) -> None:
         self.config = config
+        self.sink = sink
         self.service = service
         self.place = Place.of(service)
         self.keeper = Keeper(service, self.place)
@@ -82,8 +83,8 @@ class Keep:
         self._published: Progress | None = None
         self._noted: object = None
 
-    def run(self) -> OwnerRecord:
-        """Until another node owns the service; its record."""
+    def run(self) -> None:
+        """Until another node owns the service."""
         run.load()
         syscalls.reserve_memory()
         while True:
@@ -97,7 +98,8 @@ class Keep:
                         successor = standdown.successor(self.config, self.service)
                         if successor is not None:
                             standdown.stand_down(self.service)
-                            return successor
+                            self.sink(StoodDown(self.service.name, successor.node, successor.epoch))
+                            return
                     if frozen:
                         self._noted = None
                     else:
@@ -191,7 +193,7 @@ class Keep:
     def _say(self, problem: str) -> None:
         """What goes wrong is said when it begins, not each time."""
         if problem != self._said:
-            print(problem or "all is in order again", file=sys.stderr, flush=True)
+            self.sink(Troubled(self.service.name, problem) if problem else Mended(self.service.name))
             self._said = problem
 
     def _wait(self, seconds: float) -> None:

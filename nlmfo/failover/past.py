@@ -31,7 +31,6 @@ from nlmfo.records import journal
 
 #: Seconds to read the journals on the storage of one service.
 READ = 10.0
-SUFFIX = ".jsonl"
 
 
 class NoSuchRun(NlmfoError):
@@ -113,7 +112,7 @@ def _run(name: str, journals: Mapping[str, Lines]) -> Run | None:
         reporter.hear(each.event, each.at)
     # Itself first, as the newest: by that it is told from other takeovers of the same boot.
     known = (lines, *_until(heard[-1].at, [journals[other] for other in sorted(journals) if other != name]))
-    return Run(name.removesuffix(SUFFIX), begun, heard, reporter.report(last_address_down(known, begun)))
+    return Run(name.removesuffix(journal.SUFFIX), begun, heard, reporter.report(last_address_down(known, begun)))
 
 
 def _until(end: float, journals: Iterable[Lines]) -> Iterator[Lines]:

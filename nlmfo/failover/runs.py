@@ -343,7 +343,7 @@ def _journal(config: Config, service: Service, verb: Verb, seen: Observed, sink:
     state = service.state_partition
     log = Journal(service, sink, attached=service.state.is_dir() and (state is None or state.uuid in seen.mounted))
     try:
-        log(Begun(verb, service.name, config.node, boot_id(), word.fenced, word.released_by))
+        log(Begun(verb, service.name, config.node, boot_id(), word.fenced, word.released_by, log.run))
         yield log
     except BaseException as error:
         if not log.ended:

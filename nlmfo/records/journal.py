@@ -36,6 +36,8 @@ MAX_BYTES = 4 << 20
 #: Seconds for one line to become durable on the shared storage.
 WRITE = 10.0
 _NAME = re.compile(r"\d{8}T\d{6}\.\d{6}Z-(?P<service>[A-Za-z0-9_-]+)\.jsonl", re.ASCII)
+#: What follows the name of a run in the name of its journal.
+SUFFIX = ".jsonl"
 _SECOND = "%Y%m%dT%H%M%S"
 _APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -93,7 +95,7 @@ def new_name(service: str, earlier: Iterable[str] = ()) -> str:
     """The name of a journal that begins now, or, by a clock that was set back, just after the ``earlier`` ones."""
     now = time.time_ns() // 1000
     now = max([now, *(_moment(name) + 1 for name in earlier)])
-    return f"{time.strftime(_SECOND, time.gmtime(now // 10**6))}.{now % 10**6:06d}Z-{service}.jsonl"
+    return f"{time.strftime(_SECOND, time.gmtime(now // 10**6))}.{now % 10**6:06d}Z-{service}{SUFFIX}"
 
 
 def _moment(name: str) -> int:

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from nlmfo.cli.journalled import Message
 from tests.lab import cluster, installed
 from tests.lab.cluster import Service
 from tests.lab.lab import Lab
@@ -61,6 +64,12 @@ def journal(node: Node) -> str:
     return node.shell(f"journalctl --no-pager -o cat -u {UNIT}")
 
 
+def entries(node: Node, message: Message) -> list[dict[str, str]]:
+    """What the journal has of that kind about the service."""
+    words = f"NLMFO_SERVICE=home MESSAGE_ID={message.value} _TRANSPORT=journal"
+    return [json.loads(line) for line in node.shell(f"journalctl --no-pager -o json {words}").splitlines()]
+
+
 def property_of(node: Node, name: str) -> str:
     return node.check("systemctl", "show", "--value", "-p", name, UNIT).strip()
 
@@ -89,6 +98,12 @@ def test_a_service_of_systemd_is_looked_after_moves_and_survives_boot_and_shutdo
 def the_unit_is_up_when_the_service_is_served_and_says_how_it_is(scene: Scene) -> None:
     assert scene.a.check("nlmfo", "status", "home").startswith("home  serving on a")
     assert property_of(scene.a, "ActiveState") == "active"
+    # The journal has each fact once, with fields; and what is typed at a prompt is about the unit as well.
+    assert [entry["NLMFO_OUTCOME"] for entry in entries(scene.a, Message.SERVED)] == ["served"]
+    assert journal(scene.a).count("claim: home") == 1
+    assert cluster.nlmfo(scene.b, "takeover", "home").status == 3
+    assert "still-served" in journal(scene.b)
+    assert "Nothing was changed" in scene.b.shell(f"journalctl --no-pager -x MESSAGE_ID={Message.REFUSED.value}")
     await_true("a round", lambda: property_of(scene.a, "StatusText") == "served here; all is well", SOON)
 
 

@@ -5,8 +5,17 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+from nlmfo.host import journald
+
+
+@pytest.fixture(autouse=True)
+def no_journal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test writes into the journal of the machine that it runs on."""
+    monkeypatch.setattr(journald, "SOCKET", Path("/nonexistent/journal"))
 
 
 @pytest.fixture

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from nlmfo.cli import text
 from nlmfo.errors import NlmfoError
 from nlmfo.failover import keep as keeping
 from nlmfo.failover import notices, progress, reclaims, standdown
+from nlmfo.failover.events import Event, Mended, StoodDown, Troubled
 from nlmfo.failover.keep import Keep, wake
 from nlmfo.failover.keeper import Keeper
 from nlmfo.failover.notices import Notices
@@ -51,6 +53,7 @@ class Node:
         self.answers = True
         self.asked: list[Address] = []
         self.sent: list[str] = []
+        self.told: list[Event] = []
         self.held: tuple[HeldLock, ...] = ()
         self.connections: tuple[Connection, ...] = ()
         self.clock = 1000.0
@@ -74,7 +77,7 @@ class Node:
         patch.setattr(lockd_settings, "next_grace", lambda: 50)
         patch.setattr(time, "monotonic", lambda: self.clock)
         patch.setattr(keeping, "HEAD_START", 0.0)
-        self.keep = Keep(shapes.config(None), self.service)
+        self.keep = Keep(shapes.config(None), self.service, self.told.append)
 
     def _send(self, _: Address, clients: Sequence[str], state: int, __: float, hear: Callable[[Notice], None]) -> None:
         assert state == self.number
@@ -137,8 +140,8 @@ def rounds_of(node: Node, monkeypatch: pytest.MonkeyPatch, *rounds: Callable[[],
     monkeypatch.setattr(node.keep, "_wait", wait)
     monkeypatch.setattr(standdown, "successor", successor)
     monkeypatch.setattr(standdown, "stand_down", lambda service: stood_down.append(service.name))
-    found = node.keep.run()
-    assert (found.node, found.epoch) == (THERE, 7)
+    node.keep.run()
+    assert node.told[-1] == StoodDown("home", THERE, 7)
     return stood_down
 
 
@@ -162,7 +165,7 @@ def nothing() -> None:
 
 
 def test_it_says_what_goes_wrong_when_it_begins_and_ends_when_another_node_owns_the_service(
-    node: Node, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stale = NlmfoError("the storage is stale")
     troubles = [None, stale, stale, OSError(5, "Input/output error"), None, None]
@@ -178,23 +181,26 @@ def test_it_says_what_goes_wrong_when_it_begins_and_ends_when_another_node_owns_
     node.attach()
     assert rounds_of(node, monkeypatch, *[nothing] * len(troubles)) == ["home"]
     assert troubles == []
-    assert capsys.readouterr().err.splitlines() == [
-        "the storage is stale",
-        "[Errno 5] Input/output error",
+    assert node.told == [
+        Troubled("home", "the storage is stale"),
+        Troubled("home", "[Errno 5] Input/output error"),
+        Mended("home"),
+        StoodDown("home", THERE, 7),
+    ]
+    assert [text.line(event) for event in node.told][2:] == [
         "all is in order again",
+        "node2 owns it (epoch 7): stood down",
     ]
 
 
-def test_what_keeps_the_notices_from_being_sent_is_said_as_well(
-    node: Node, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_keeps_the_notices_from_being_sent_is_said_as_well(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise NlmfoError("no such interface")
 
     monkeypatch.setattr(node.keep.notices, "_send", fail)
     node.attach()
     rounds_of(node, monkeypatch, nothing, nothing)
-    assert capsys.readouterr().err == "no such interface\n"
+    assert node.told == [Troubled("home", "no such interface"), StoodDown("home", THERE, 7)]
     found = node.said()
     assert found is not None
     assert found.problem == "no such interface"
@@ -358,7 +364,7 @@ def test_waking_a_keeper_that_is_not_there_does_no_harm(tmp_path: Path) -> None:
 def test_only_root_can_wake_it_also_where_another_socket_was_left_behind(node: Node) -> None:
     assert node.place.wake.stat().st_mode & 0o777 == 0o600
     node.close()
-    node.keep = Keep(shapes.config(None), node.service)
+    node.keep = Keep(shapes.config(None), node.service, node.told.append)
     wake(node.place.wake, node.number)
     node.keep._wait(10)
     assert node.keep._ready == node.number

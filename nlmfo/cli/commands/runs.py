@@ -10,10 +10,12 @@ from dataclasses import replace
 
 from nlmfo.cli import text
 from nlmfo.cli.commands import common
+from nlmfo.cli.journalled import Journalled
 from nlmfo.cli.telling import telling
 from nlmfo.config import Config
 from nlmfo.errors import ExitCode, NlmfoError
 from nlmfo.failover import runs
+from nlmfo.failover.events import Event
 from nlmfo.failover.keep import Keep
 from nlmfo.failover.verbs import Outcome, Verb
 from nlmfo.ownership.proof import Word
@@ -80,8 +82,14 @@ def abort(config: Config, arguments: argparse.Namespace) -> ExitCode:
 
 def keep(config: Config, arguments: argparse.Namespace) -> ExitCode:
     """Until SIGTERM, or until another node owns the service."""
-    owner = Keep(config, config.service(arguments.service)).run()
-    print(f"{owner.node} owns it (epoch {owner.epoch}): stood down", file=sys.stderr, flush=True)
+    service = config.service(arguments.service)
+    journal = Journalled("keep", service.name)
+
+    def tell(event: Event) -> None:
+        print(text.line(event), file=sys.stderr, flush=True)
+        journal(event)
+
+    Keep(config, service, tell).run()
     return ExitCode.NOT_OWNED
 
 
