@@ -1,11 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What ``nlmfo check`` says: a table of the kernel's interfaces and what was found on the node, and both as JSON::
-
-    {"version": 1, "node": "a", "digest": "3f2a91bc0d4e", "interfaces": [...], "missing": [...],
-     "findings": [{"severity": "error", "subject": "home", "code": "in-fstab", "text": "...", "mend": "..."}, ...]}
-
-``digest`` is the same on nodes that mean the same services. Codes are stable; texts are for people.
-"""
+"""What ``nlmfo check`` says: a table of the kernel's interfaces and what was found on the node, and both as JSON."""
 
 from __future__ import annotations
 
@@ -21,7 +15,6 @@ from nlmfo.failover.readiness import Finding, Severity
 from nlmfo.kernel.capabilities import Capability, Use
 from nlmfo.plain import plain
 
-VERSION = 1
 WIDTH = 118
 INDENT = "    "
 #: What cannot be done without, so that it is said when a kernel has nothing for it.
@@ -69,7 +62,6 @@ def document(config: Config, capabilities: Iterable[Capability], findings: Itera
     """The same as a JSON document."""
     found = list(capabilities)
     return {
-        "version": VERSION,
         "node": config.node,
         "digest": digest(config.services.values()),
         "interfaces": [

@@ -1,15 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Runs of the past: as a table, as a story, and as JSON.
-
-``--json`` of the list, and of one run::
-
-    {"version": 1, "runs": [{"run": "20261121T091500.123456Z-home", "service": "home", "verb": "takeover", "node": "a",
-                             "outcome": "served", "began": 1795250100.1, "seconds": 12.3, "error": ""}, ...]}
-    {"version": 1, "run": "...", "report": {...}, "events": [...]}
-
-``outcome`` is null where a run was cut off. The report is as nlmfo.failover.report.as_object makes it, and each event
-as the journal has it (nlmfo.failover.journal.as_object).
-"""
+"""Runs of the past: as a table, as a story, and as JSON."""
 
 from __future__ import annotations
 
@@ -23,8 +13,6 @@ from nlmfo.failover import report
 from nlmfo.failover.journal import as_object
 from nlmfo.failover.past import Heard, Run
 from nlmfo.plain import plain
-
-VERSION = 1
 
 
 def table(runs: Sequence[Run]) -> str:
@@ -82,7 +70,6 @@ def came_to(run: Run) -> str:
 def list_document(runs: Iterable[Run]) -> dict[str, Any]:
     """The list for machines."""
     return {
-        "version": VERSION,
         "runs": [
             {
                 "run": run.name,
@@ -102,7 +89,7 @@ def list_document(runs: Iterable[Run]) -> dict[str, Any]:
 def run_document(run: Run) -> dict[str, Any]:
     """One run for machines."""
     events = [_event(heard) for heard in run.heard]
-    return {"version": VERSION, "run": run.name, "report": report.as_object(run.report), "events": events}
+    return {"run": run.name, "report": report.as_object(run.report), "events": events}
 
 
 def _event(heard: Heard) -> dict[str, Any]:

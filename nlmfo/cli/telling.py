@@ -1,22 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """How a run is told of: lines, on a terminal with a status line below; events (``--events``); a document (``--json``).
 
-``--events``: a line of JSON for each event, as it comes, in the form of nlmfo.failover.journal.as_object; the first has
-``"version": 1`` as well. There is none where nothing was to be done.
-
-``--json``: one document at the end, also when the run failed::
-
-    {"version": 1, "service": "home", "verb": "takeover", "outcome": "served", "error": null, "report": {...}}
-
-``outcome`` is one of nlmfo.failover.events.Outcome ("untouched" also where nothing was to be done), ``report`` is as
-nlmfo.failover.report.as_object makes it, null where no run began. ``resume`` without a service has a list of these,
-one for each run, under ``"runs"``. Errors are said on standard error as well.
+``--events``: a line of JSON for each event, as it comes. There is none where nothing was to be done. ``--json``: one
+document at the end, also when the run failed. Both are described in docs/json.md. Errors are said on standard error as
+well. The system journal is told of every run, and where a unit's output is the journal, nothing else is
+(nlmfo.cli.journalled).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import threading
 import time
@@ -27,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from nlmfo.child import in_child
-from nlmfo.cli import manager, screen, text
+from nlmfo.cli import document, manager, screen, text
 from nlmfo.cli.journalled import Journalled
 from nlmfo.cli.running import Running
 from nlmfo.config import Config
@@ -48,7 +41,6 @@ from nlmfo.failover.verbs import Outcome
 from nlmfo.host import journald
 from nlmfo.records import journal
 
-VERSION = 1
 #: Seconds to read the journals of earlier runs.
 READ = 3.0
 #: Select Graphic Rendition (ECMA-48): yellow, red, and back.
@@ -157,13 +149,8 @@ class OnTerminal(Sentences):
 class EventLines(Teller):
     """``--events``."""
 
-    def __init__(self, journal: Journalled) -> None:
-        super().__init__(journal)
-        self._first: dict[str, Any] = {"version": VERSION}
-
     def tell(self, event: Event) -> None:
-        screen.say(json.dumps(self._first | as_object(event)))
-        self._first = {}
+        screen.say(document.line(as_object(event)))
 
 
 class Document(Teller):
@@ -182,7 +169,7 @@ class Document(Teller):
             found = each[-1] | {"error": self.error}
         else:  # refused, failed or not needed, before a run began
             found = self._about(self._service, Outcome.UNTOUCHED, None) | {"error": self.error}
-        screen.say(json.dumps({"version": VERSION} | found, indent=2))
+        screen.say(document.whole(found))
 
     def _about(self, service: str, outcome: Outcome | None, report: dict[str, Any] | None) -> dict[str, Any]:
         error = report["error"] or None if report else None

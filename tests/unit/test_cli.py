@@ -409,6 +409,7 @@ def test_status_as_json_is_one_document_with_the_owner_and_what_is_here(
     no_trouble = nothing | {"untold": False, "unread": False, "unfinished": None, "superseded": False, "progress": None}
     assert nlmfo("status", "--json") == ExitCode.OK
     assert json.loads(capsys.readouterr().out) == {
+        "version": 1,
         "node": "node1",
         "services": [
             {

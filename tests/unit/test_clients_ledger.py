@@ -317,6 +317,7 @@ def test_the_command_forgets_one_and_says_so(nlmfo: Path, case: Case, capsys: py
     assert capsys.readouterr().out == f"home: {CLIENT} is forgotten: it is owed no notice any more\n"
     assert main([*words, SECOND, "--json"]) == ExitCode.OK
     assert json.loads(capsys.readouterr().out) == {
+        "version": 1,
         "node": "node1",
         "forgotten": {"service": "home", "client": SECOND, "addresses": ["10.10.0.100"]},
     }

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nlmfo.cli import history, page
+from nlmfo.cli import document, history, page
 from nlmfo.cli.main import main
 from nlmfo.failover import past
 from nlmfo.failover.events import (
@@ -207,8 +207,8 @@ def test_the_command_tells_the_list_one_run_or_its_page(command: list[str], caps
     assert said[()] == said["--service", "home"] == history.table([FAILED, SERVED]) + "\n"
     assert said["last",] == history.story(SERVED) + "\n"
     assert said["last", "--html"] == page.of(SERVED) + "\n"
-    assert json.loads(said["--json",]) == history.list_document([FAILED, SERVED])
-    assert json.loads(said["last", "--json"]) == json.loads(json.dumps(history.run_document(SERVED)))
+    assert json.loads(said["--json",]) == {"version": 1} | history.list_document([FAILED, SERVED])
+    assert json.loads(said["last", "--json"]) == json.loads(document.whole(history.run_document(SERVED)))
 
 
 def test_a_page_about_no_run_and_a_run_that_is_not_there_are_refused_with_what_to_do(

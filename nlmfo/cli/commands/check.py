@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 from nlmfo.cli import check as told
+from nlmfo.cli import document
 from nlmfo.cli.commands import common
 from nlmfo.config import Config
 from nlmfo.errors import ExitCode
@@ -20,7 +20,7 @@ def check(config: Config, arguments: argparse.Namespace) -> ExitCode:
     common.need_root()
     kernel, found = survey.of_kernel(), readiness.findings(config)
     if arguments.json:
-        print(json.dumps(told.document(config, kernel, found), indent=2))
+        print(document.whole(told.document(config, kernel, found)))
     else:
         print(told.table(kernel), told.told(config, found), sep="\n\n")
     bad = told.missing(kernel) or any(each.severity is Severity.ERROR for each in found)

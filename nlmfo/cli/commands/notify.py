@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 
+from nlmfo.cli import document
 from nlmfo.cli.commands import common
 from nlmfo.config import Config
 from nlmfo.errors import ExitCode
@@ -24,12 +24,8 @@ def notify(config: Config, arguments: argparse.Namespace) -> ExitCode:
     """1 when somebody has not answered."""
     common.need_root()
     found = tell(config, config.service(arguments.service), arguments.client)
-    print(json.dumps(document(config.node, found), indent=2) if arguments.json else told(found))
+    print(document.whole({"node": config.node} | asdict(found)) if arguments.json else told(found))
     return ExitCode.OK if all(each.answered for each in found.clients) else ExitCode.FAILED
-
-
-def document(node: str, found: Told) -> dict[str, object]:
-    return {"version": 1, "node": node} | asdict(found)
 
 
 def told(found: Told) -> str:

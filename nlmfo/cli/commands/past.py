@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 
+from nlmfo.cli import document, page
 from nlmfo.cli import history as told
-from nlmfo.cli import page
 from nlmfo.cli.commands import common
 from nlmfo.config import Config
 from nlmfo.errors import ExitCode
@@ -20,11 +19,11 @@ def history(config: Config, arguments: argparse.Namespace) -> ExitCode:
     if arguments.run is None:
         if arguments.html:
             raise common.UsageError("--html: of which run?", hint="nlmfo history last --html > takeover.html")
-        print(json.dumps(told.list_document(found), indent=2) if arguments.json else told.table(found))
+        print(document.whole(told.list_document(found)) if arguments.json else told.table(found))
         return ExitCode.OK
     run = past.named(found, arguments.run)
     if arguments.json:
-        print(json.dumps(told.run_document(run), indent=2))
+        print(document.whole(told.run_document(run)))
     else:
         print(page.of(run) if arguments.html else told.story(run))
     return ExitCode.OK

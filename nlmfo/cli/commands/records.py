@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from typing import TypeVar
 
 from nlmfo.child import in_child
-from nlmfo.cli import tables
+from nlmfo.cli import document, tables
 from nlmfo.cli.commands import common
 from nlmfo.config import Config, Service
 from nlmfo.errors import ExitCode, NotOwned
@@ -32,7 +31,7 @@ def clients(config: Config, arguments: argparse.Namespace) -> ExitCode:
     if arguments.fsid:
         found = [client for client in found if client.may_use(arguments.fsid)]
     if arguments.json:
-        print(json.dumps({"node": config.node, "clients": [asdict(client) for client in found]}, indent=2))
+        print(document.whole({"node": config.node, "clients": [asdict(client) for client in found]}))
     else:
         print(tables.clients(found))
     return ExitCode.OK
@@ -47,7 +46,7 @@ def _forget(config: Config, arguments: argparse.Namespace) -> ExitCode:
     work = partial(forget, config, service, arguments.forget, frozenset(arguments.force))
     found = in_child(f"work in {service.state}", work, deadline=READ)
     if arguments.json:
-        print(json.dumps({"node": config.node, "forgotten": asdict(found)}, indent=2))
+        print(document.whole({"node": config.node, "forgotten": asdict(found)}))
     else:
         print(f"{found.service}: {found.client} is forgotten: it is owed no notice any more")
     return ExitCode.OK
@@ -57,7 +56,7 @@ def locks(config: Config, arguments: argparse.Namespace) -> ExitCode:
     common.need_root()
     found = _of_served(config, arguments, held_on)
     if arguments.json:
-        print(json.dumps({"node": config.node, "locks": [asdict(lock) for lock in found]}, indent=2))
+        print(document.whole({"node": config.node, "locks": [asdict(lock) for lock in found]}))
     else:
         print(tables.locks(found))
     return ExitCode.OK

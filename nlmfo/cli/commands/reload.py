@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 
+from nlmfo.cli import document
 from nlmfo.cli.commands import common
 from nlmfo.config import Config
 from nlmfo.errors import ExitCode
@@ -18,12 +18,8 @@ from nlmfo.plain import plain
 def reload(config: Config, arguments: argparse.Namespace) -> ExitCode:
     common.need_root()
     found = reloading.reload(config, config.service(arguments.service))
-    print(json.dumps(document(config.node, found), indent=2) if arguments.json else told(found))
+    print(document.whole({"node": config.node} | asdict(found)) if arguments.json else told(found))
     return ExitCode.OK
-
-
-def document(node: str, found: Reloaded) -> dict[str, object]:
-    return {"version": 1, "node": node} | asdict(found)
 
 
 def told(found: Reloaded) -> str:

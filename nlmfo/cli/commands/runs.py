@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import replace
 
-from nlmfo.cli import text
+from nlmfo.cli import document, text
 from nlmfo.cli.commands import common
 from nlmfo.cli.journalled import Journalled
 from nlmfo.cli.telling import telling
@@ -52,7 +51,7 @@ def plan(config: Config, arguments: argparse.Namespace) -> ExitCode:
     word = Word(arguments.fenced or arguments.fence, arguments.released_by, frozenset(arguments.force))
     outlook = runs.outlook(config, service, Verb(arguments.verb), word)
     if arguments.json:
-        print(json.dumps(text.outlook_document(service, outlook), indent=2))
+        print(document.whole(text.outlook_document(service, outlook)))
     else:
         print(text.outlook(service, outlook))
     return ExitCode.REFUSED if outlook.refused else ExitCode.OK

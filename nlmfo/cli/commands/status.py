@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 
-from nlmfo.cli import states
+from nlmfo.cli import document, states
 from nlmfo.cli.commands import common
 from nlmfo.config import Config
 from nlmfo.errors import ExitCode
@@ -18,7 +17,7 @@ def status(config: Config, arguments: argparse.Namespace) -> ExitCode:
     """5 when a service was named and is not served here."""
     seen = [of_service(config, service) for service in common.chosen(config, arguments)]
     if arguments.json:
-        print(json.dumps({"node": config.node, "services": [asdict(state) for state in seen]}, indent=2))
+        print(document.whole({"node": config.node, "services": [asdict(state) for state in seen]}))
     else:
         print(states.status(seen))
     if arguments.service and seen[0].here != "serving":

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 
+from nlmfo.cli import document
 from nlmfo.cli import metrics as page
 from nlmfo.cli.commands import common
 from nlmfo.config import Config
@@ -23,9 +23,7 @@ def monitor(config: Config, arguments: argparse.Namespace) -> ExitCode:
     service = config.service(arguments.service)
     found = health.troubles(config, service)
     if arguments.json:
-        print(
-            json.dumps({"version": 1, "service": service.name, "troubles": [asdict(each) for each in found]}, indent=2)
-        )
+        print(document.whole({"service": service.name, "troubles": [asdict(each) for each in found]}))
     else:
         print("\n".join(f"{service.name}: {plain(each.text)}" for each in found) or f"{service.name}: all is well")
     return ExitCode.FAILED if found else ExitCode.OK
