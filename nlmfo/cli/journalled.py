@@ -10,8 +10,11 @@ What each id means, and what is to be done, is in systemd/nlmfo.catalog (``journ
 
 from __future__ import annotations
 
+import argparse
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from enum import Enum
 
 from nlmfo.cli import text
@@ -102,7 +105,7 @@ class Journalled:
 
     def note(self, sentence: str) -> None:
         """Something that is worth to be known, and no event."""
-        self._tell(sentence, Priority.INFO, None, {})
+        self._tell(sentence, Priority.NOTICE, None, {})
 
     def report(self, found: Report) -> None:
         """What a run came to, but for its first line: how it ended has been told when it did."""
@@ -148,6 +151,17 @@ class Journalled:
         fields = {"MESSAGE": prefixed, "PRIORITY": str(int(priority)), **self._about, **more}
         fields |= {} if message is None else {"MESSAGE_ID": message.value}
         return self._send({name: "\n".join(map(plain, value.split("\n"))) for name, value in fields.items()})
+
+
+@contextmanager
+def failures(journal: Journalled, arguments: argparse.Namespace) -> Iterator[None]:
+    """Have the journal know why a command fails; ``arguments.told`` where standard error would say it there again."""
+    try:
+        yield
+    except BaseException as error:
+        if journal.failed(error) and journald.takes(sys.stderr):
+            arguments.told = True
+        raise
 
 
 def _lines(*lines: str) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 
 from nlmfo.child import in_child
 from nlmfo.cli import document, manager, screen, text
-from nlmfo.cli.journalled import Journalled
+from nlmfo.cli.journalled import Journalled, failures
 from nlmfo.cli.running import Running
 from nlmfo.config import Config
 from nlmfo.errors import NlmfoError
@@ -193,12 +193,10 @@ def telling(config: Config, arguments: argparse.Namespace, verb: str) -> Iterato
     """Tell of one command, whatever it ends with."""
     tell = teller(arguments, verb)
     try:
-        with tell.at_work():
+        with tell.at_work(), failures(tell.journal, arguments):
             yield tell
     except BaseException as error:
         tell.error = str(error) or "interrupted"
-        if tell.journal.failed(error) and journald.takes(sys.stderr):
-            arguments.told = True  # in an entry with fields: it need not be said there once more
         raise
     finally:
         reports = [_report(config, reporter, tell) for reporter in tell.reporters]

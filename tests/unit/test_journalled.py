@@ -19,6 +19,7 @@ from nlmfo.cli.journalled import Journalled, Message
 from nlmfo.cli.main import main
 from nlmfo.config import Service
 from nlmfo.errors import ExitCode, Incomplete, NlmfoError, Refused, StepFailed
+from nlmfo.failover import reload as reloading
 from nlmfo.failover import runs
 from nlmfo.failover.events import (
     Begun,
@@ -41,12 +42,14 @@ from nlmfo.failover.events import (
 )
 from nlmfo.failover.plan import Action, Step
 from nlmfo.failover.progress import Locks, Progress
+from nlmfo.failover.reload import Reloaded
 from nlmfo.failover.report import Reporter
 from nlmfo.failover.verbs import Outcome, Verb
 from nlmfo.host import journald
 from tests.lab import root
 
 CATALOG = Path(__file__).parents[2] / "systemd/nlmfo.catalog"
+PAGE = Path(__file__).parents[2] / "docs/monitoring.md"
 BEGUN = Begun(Verb.TAKEOVER, "home", "node1", "boot", run="20261121T091500.123456Z-home")
 MOUNT = Step(Action.MOUNT, "/srv/home")
 SERVED = (
@@ -293,6 +296,23 @@ def test_a_command_that_is_typed_says_it_where_it_is_typed_and_the_journal_has_i
     assert journal.ids() == ["RELEASE_BEGUN", "RELEASED"]
 
 
+def test_a_reload_is_told_in_a_unit_once_and_where_it_is_typed_in_both_places(
+    nlmfo: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    journal: Journal,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(reloading, "reload", lambda *_: Reloaded("home", added=("*:/srv/home/new",)))
+    assert nlmfo("reload", "home") == ExitCode.OK
+    assert capsys.readouterr().out == "home: exported: *:/srv/home/new\n"
+    with tempfile.NamedTemporaryFile("w+") as stream:
+        unit(monkeypatch, stream)
+        assert nlmfo("reload", "home") == ExitCode.OK
+        assert Path(stream.name).read_text() == ""
+    assert journal.messages() == ["home: exported: *:/srv/home/new"] * 2
+    assert {entry["NLMFO_VERB"] for entry in journal.entries} == {"reload"}
+
+
 def test_where_nothing_was_to_be_done_the_journal_has_that(
     nlmfo: Callable[..., int], monkeypatch: pytest.MonkeyPatch, journal: Journal
 ) -> None:
@@ -313,6 +333,13 @@ def explained() -> dict[str, str]:
 def test_the_catalog_explains_every_id_once_and_no_other() -> None:
     text = CATALOG.read_text(encoding="utf-8")
     assert sorted(re.findall(r"^-- (.*)$", text, flags=re.MULTILINE)) == sorted(message.value for message in Message)
+
+
+def test_the_page_about_watching_names_every_id_and_every_field() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert set(re.findall(r"`([0-9a-f]{32})`", page)) == {message.value for message in Message}
+    sent = re.findall(r'"(NLMFO_[A-Z_]+)"', Path(journalled.__file__).read_text(encoding="utf-8"))
+    assert set(sent) <= set(re.findall(r"NLMFO_[A-Z_]+", page))
 
 
 def test_every_id_is_one_that_systemd_takes() -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from nlmfo.config import Export, Service
 from nlmfo.errors import CommandFailed, NlmfoError
+from nlmfo.failover import reload
 from nlmfo.host import exports, node_exports
 from nlmfo.host.namespaces import Namespaces
 from nlmfo.host.node import Node
@@ -187,6 +188,15 @@ def test_replacing_leaves_no_option_of_before_and_nobody_else_without_an_export(
     lines = sorted(node.lines())
     node.exportfs("-r")  # what the node's own reload makes of it
     assert [line for line in lines if "/home/" in line] == node.lines()
+
+
+def test_the_fsid_of_each_export_is_read_from_the_table_as_it_was_configured(node: ANode) -> None:
+    service = node.service("data", "more")
+    uuid = "11111111-2222-3333-4444-555555555555"
+    first, second = service.exports
+    service = replace(service, exports=(first, replace(second, fsid=uuid)))
+    found = reload._fsids(exports.table(remade(node, service)))
+    assert found == {first.path: first.fsid, second.path: uuid}
 
 
 def test_two_services_come_and_go_without_each_other(node: ANode) -> None:

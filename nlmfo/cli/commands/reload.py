@@ -4,21 +4,30 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import asdict
 
 from nlmfo.cli import document
 from nlmfo.cli.commands import common
+from nlmfo.cli.journalled import Journalled, failures
 from nlmfo.config import Config
 from nlmfo.errors import ExitCode
 from nlmfo.failover import reload as reloading
 from nlmfo.failover.reload import Reloaded
+from nlmfo.host import journald
 from nlmfo.plain import plain
 
 
 def reload(config: Config, arguments: argparse.Namespace) -> ExitCode:
-    common.need_root()
-    found = reloading.reload(config, config.service(arguments.service))
-    print(document.whole({"node": config.node} | asdict(found)) if arguments.json else told(found))
+    journal = Journalled("reload", arguments.service)
+    with failures(journal, arguments):
+        common.need_root()
+        found = reloading.reload(config, config.service(arguments.service))
+    journal.note(told(found))
+    if arguments.json:
+        print(document.whole({"node": config.node} | asdict(found)))
+    elif not journald.takes(sys.stdout):
+        print(told(found))
     return ExitCode.OK
 
 
