@@ -29,7 +29,7 @@ from nlmfo.failover.look import look, registry_of
 from nlmfo.failover.observe import Observed
 from nlmfo.failover.place import Place
 from nlmfo.failover.plan import Action
-from nlmfo.failover.runs import not_served, only_run, superseded
+from nlmfo.failover.runs import not_served, only_run
 from nlmfo.failover.verbs import Outcome
 from nlmfo.host import exports, mounts, node_exports, view
 from nlmfo.host.namespaces import Namespaces
@@ -62,7 +62,7 @@ def reload(config: Config, service: Service) -> Reloaded:
     """
     with only_run(service):
         seen = look(config, service, registry_of(config))
-        _refuse_if_not_whole(config, service, seen)
+        _refuse_if_not_whole(service, seen)
         served: _Served = _OnNode(config) if service.isolation is Isolation.HOST else _InNamespaces()
         _refuse_other_changes(service, seen, served)
         before, wanted = served.exported(service), served.made(service)
@@ -168,11 +168,9 @@ class _OnNode:
         shared.tell_callout(replace(self.config, services=services))
 
 
-def _refuse_if_not_whole(config: Config, service: Service, seen: Observed) -> None:
+def _refuse_if_not_whole(service: Service, seen: Observed) -> None:
     if not seen.owned:
         raise not_served(service, seen.owner, hint="reload it on the node that serves it")
-    if seen.superseded(config.node):
-        raise superseded(config.node, service, seen)
     past = last_run.newest(last_run.RUNS, service.name)
     if seen.frozen or (past is not None and not past.finished):
         raise NlmfoError(

@@ -61,10 +61,12 @@ def _field(name: str, value: str) -> bytes:
     return name.encode("ascii") + b"\n" + struct.pack("<Q", len(content)) + content + b"\n"
 
 
-def takes(stream: TextIO) -> bool:
+def takes(stream: TextIO | None) -> bool:
     """Whether what is written to ``stream`` ends up in the journal: JOURNAL_STREAM in systemd.exec(5)."""
+    if stream is None:  # Python has none where the descriptor was closed
+        return False
     try:
         found = os.fstat(stream.fileno())
-    except (OSError, ValueError):  # closed, or no file at all
+    except (OSError, ValueError):  # closed since, or no file at all
         return False
     return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"

@@ -104,6 +104,9 @@ def the_unit_is_up_when_the_service_is_served_and_says_how_it_is(scene: Scene) -
     assert cluster.nlmfo(scene.b, "takeover", "home").status == 3
     assert "still-served" in journal(scene.b)
     assert "Nothing was changed" in scene.b.shell(f"journalctl --no-pager -x MESSAGE_ID={Message.REFUSED.value}")
+    systemctl(scene.a, "reload", UNIT)
+    said = scene.a.shell("journalctl --no-pager -o cat NLMFO_VERB=reload")
+    assert said == "home: what is exported is what is configured\n"
     await_true("a round", lambda: property_of(scene.a, "StatusText") == "served here; all is well", SOON)
 
 

@@ -102,3 +102,4 @@ def test_output_that_the_journal_takes_is_known_by_its_device_and_inode(monkeypa
         assert not takes(stream)
     assert not takes(stream)
     assert not takes(sys.stdout)
+    assert not takes(None)
