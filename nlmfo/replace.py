@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 
-def replace(path: Path, text: str, *, mode: int = 0o644) -> None:
+def replace_file(path: Path, text: str, *, mode: int = 0o644) -> None:
     """Whoever reads the file finds the old text or the new one, whole. Raises OSError, and leaves nothing behind."""
     new = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
     try:

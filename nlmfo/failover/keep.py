@@ -39,7 +39,6 @@ from nlmfo.host import daemons
 from nlmfo.host.node import Node
 from nlmfo.host.tickle import tickle
 from nlmfo.kernel import grace, sockdiag, syscalls
-from nlmfo.ownership.record import OwnerRecord
 from nlmfo.records.callout import callout_addresses
 from nlmfo.records.connections import read_connections, write_connections
 from nlmfo.records.layout import Address

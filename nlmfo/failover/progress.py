@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nlmfo.records.ledger import Standing
-from nlmfo.replace import replace
+from nlmfo.replace import replace_file
 
 #: A file that is longer was not written by us.
 MAX_BYTES = 1 << 20
@@ -109,7 +109,7 @@ def _named(found: Progress, *standings: Standing) -> tuple[str, ...]:
 
 def write(path: Path, progress: Progress) -> None:
     """Replace the file. Raises OSError."""
-    replace(path, json.dumps(asdict(progress)))
+    replace_file(path, json.dumps(asdict(progress)))
 
 
 def read(path: Path) -> Progress | None:

@@ -22,7 +22,7 @@ from typing import Protocol
 
 from nlmfo.config import Config, Export, Isolation, Service
 from nlmfo.errors import NlmfoError, Refused
-from nlmfo.failover import last_run, netns, shared
+from nlmfo.failover import last_run, neighbours, netns, shared
 from nlmfo.failover.actions import callout_entries
 from nlmfo.failover.keeper import Keeper
 from nlmfo.failover.look import look, registry_of
@@ -36,9 +36,8 @@ from nlmfo.host.namespaces import Namespaces
 from nlmfo.host.node import Node
 from nlmfo.host.surroundings import Surroundings
 from nlmfo.ownership.record import boot_id
-from nlmfo.records.callout import CalloutEntry
-from nlmfo.records.callout import callout_entries_at
 from nlmfo.records import journal as journals
+from nlmfo.records.callout import CalloutEntry, callout_entries_at
 
 _FSID = re.compile(r"(?:^|,)fsid=([^,]+)")
 
@@ -192,7 +191,7 @@ def _refuse_other_changes(service: Service, seen: Observed, served: _Served) -> 
 
 
 def _other_isolation(service: Service) -> Iterator[str]:
-    if service.isolation is Isolation.NETNS and shared.mark(service.name).exists():
+    if service.isolation is Isolation.NETNS and neighbours.mark(service.name).exists():
         yield 'isolation: it is served with "host"'
     if service.isolation is Isolation.HOST and Namespaces(service.name).exist():
         yield 'isolation: it is served with "netns"'

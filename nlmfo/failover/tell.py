@@ -21,7 +21,7 @@ from nlmfo.errors import DeadlineExceeded, NlmfoError
 from nlmfo.failover import keep
 from nlmfo.failover.clients import entries_of_now, not_owed, refuse_if_not_served, store_of
 from nlmfo.failover.place import Place
-from nlmfo.host import daemons
+from nlmfo.host import keeper_process
 from nlmfo.host.namespaces import Namespaces
 from nlmfo.host.node import Node
 from nlmfo.kernel import grace
@@ -105,7 +105,7 @@ def _owed(config: Config, service: Service, client: str) -> _Owed:
 
 def _refuse_if_nobody_tells(service: Service, here: Node | Namespaces, *, told: bool) -> None:
     again = f"'nlmfo takeover {service.name}'"
-    if not daemons.keeper_runs(here):
+    if not keeper_process.runs(here):
         raise NlmfoError(
             f"service '{service.name}': 'nlmfo keep' has ended, which tells clients",
             hint=f"{again} starts it again",

@@ -27,7 +27,7 @@ from nlmfo.kernel import dropping, lockd, locks, nfsd, nfsd_settings
 from nlmfo.kernel.dropping import Kernel
 from nlmfo.kernel.files import PROC, ControlFiles
 from nlmfo.kernel.nfsd_settings import Listener, Versions
-from nlmfo.replace import replace
+from nlmfo.replace import replace_file
 from nlmfo.run import run
 
 NOTE = RUN / "nfsd.json"
@@ -110,7 +110,7 @@ def _what_to_start(files: ControlFiles) -> Settings:
 
 def _write_note(settings: Settings) -> None:
     NOTE.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    replace(NOTE, f"{settings.to_json()}\n")
+    replace_file(NOTE, f"{settings.to_json()}\n")
 
 
 def _stop(place: Surroundings, clients: int, files: ControlFiles) -> None:

@@ -22,7 +22,7 @@ from nlmfo.host import view
 from nlmfo.host.namespaces import Namespaces
 from nlmfo.notify import wire
 from nlmfo.notify.wire import RPCBIND_PROGRAM, Registration
-from nlmfo.replace import replace
+from nlmfo.replace import replace_file
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ def note(namespaces: Namespaces) -> None:
     text = json.dumps([asdict(each) for each in registered(namespaces)])
     file = namespaces.directory / NOTED
     if not file.exists() or file.read_text(encoding="utf-8") != text:
-        replace(file, text)
+        replace_file(file, text)
 
 
 def noted(namespaces: Namespaces) -> tuple[Registration, ...]:

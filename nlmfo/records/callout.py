@@ -28,7 +28,7 @@ from pathlib import Path
 
 from nlmfo.errors import NlmfoError
 from nlmfo.records.layout import Address, client_is_safe, fsid_is_safe
-from nlmfo.replace import replace
+from nlmfo.replace import replace_file
 
 #: The callout looks nowhere else, except where the environment variable NLMFO_CALLOUT_CONF says so.
 CALLOUT_CONFIG = Path("/run/nlmfo/callout.conf")
@@ -88,7 +88,7 @@ def callout_config(
 
 def write_callout_config(path: Path, text: str) -> None:
     """Put the file in place in one step, readable for statd's user. OSError if the directory is missing."""
-    replace(path, text)
+    replace_file(path, text)
 
 
 def callout_addresses(path: Path) -> dict[Address, bool]:

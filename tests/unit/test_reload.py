@@ -15,7 +15,7 @@ import pytest
 from nlmfo.cli.commands import reload as telling
 from nlmfo.config import Config, Consistency, Export, Isolation, Service
 from nlmfo.errors import NlmfoError, NotOwned, Refused
-from nlmfo.failover import last_run, place, runs, shared
+from nlmfo.failover import last_run, neighbours, place, runs
 from nlmfo.failover import reload as reloading
 from nlmfo.failover.observe import Observed
 from nlmfo.failover.reload import Reloaded, reload
@@ -23,8 +23,7 @@ from nlmfo.host import exports, mounts, node_exports, view
 from nlmfo.host.surroundings import Surroundings
 from nlmfo.kernel import caches, exportable
 from nlmfo.ownership.record import boot_id
-from nlmfo.records.callout import callout_addresses
-from nlmfo.records.callout import callout_entries_at
+from nlmfo.records.callout import callout_addresses, callout_entries_at
 from tests.unit import shapes
 from tests.unit.kernel_fake import FakeKernel
 from tests.unit.shapes import EARLIER_BOOT, HERE
@@ -86,7 +85,7 @@ class Scene:
         self.callout = home / "callout.conf" if self.host else home / "run/home/run/nlmfo/callout.conf"
         self.callout.parent.mkdir(parents=True, exist_ok=True)
         patch.setattr(Place, "home", home / "run")
-        for module in (runs, shared, place):
+        for module in (runs, neighbours, place):
             patch.setattr(module, "RUN", home / "run")
         patch.setattr(last_run, "RUNS", home / "runs")
         patch.setattr(view, "CALLOUT_CONFIG", self.callout if self.host else Path("/run/nlmfo/callout.conf"))
@@ -105,8 +104,8 @@ class Scene:
             patch.setattr(reloading, name, Place)
         if self.host:
             patch.setattr(Place, "exist", lambda _: False)
-            shared.mark("home").parent.mkdir(parents=True)
-            shared.mark("home").touch()
+            neighbours.mark("home").parent.mkdir(parents=True)
+            neighbours.mark("home").touch()
             node_exports._write(self.file, exports.render(self.service, guarded=True))
         table = as_exportfs_makes_it(Place("home"), self.service, exports.render(self.service, guarded=self.host))  # type: ignore[arg-type]
         self.etab.write_text((OTHERS if self.host else "") + table)

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from nlmfo.replace import replace
+from nlmfo.replace import replace_file
 
 
 def test_the_file_is_replaced_whole_and_everybody_may_read_it(tmp_path: Path) -> None:
     file = tmp_path / "nlmfo.prom"
     file.write_text("old")
     before = file.stat().st_ino
-    replace(file, "new\n")
+    replace_file(file, "new\n")
     assert (file.read_text(), stat.S_IMODE(file.stat().st_mode)) == ("new\n", 0o644)
     assert file.stat().st_ino != before
     assert list(tmp_path.iterdir()) == [file]
     with pytest.raises(OSError, match="No such file"):
-        replace(tmp_path / "away/nlmfo.prom", "new\n")
+        replace_file(tmp_path / "away/nlmfo.prom", "new\n")

@@ -20,11 +20,12 @@ from nlmfo.errors import ExitCode, NlmfoError, NotOwned
 from nlmfo.failover import keep
 from nlmfo.failover import tell as telling
 from nlmfo.failover.tell import ClientTold, Told, tell
-from nlmfo.host import daemons
+from nlmfo.host import keeper_process
 from nlmfo.kernel import grace
 from nlmfo.ownership.registry import DirectoryRegistry
-from nlmfo.records import Store, ledger
+from nlmfo.records import ledger
 from nlmfo.records.ledger import Entry, Standing
+from nlmfo.records.store import Store
 from tests.unit import shapes
 from tests.unit.shapes import THERE
 
@@ -78,7 +79,7 @@ def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
     registry.claim(shapes.record())
     found = Case(shapes.config(registry.directory, {"home": service}), service, store, registry)
     monkeypatch.setattr(grace, "on", lambda: found.in_grace)
-    monkeypatch.setattr(daemons, "keeper_runs", lambda _: found.runs)
+    monkeypatch.setattr(keeper_process, "runs", lambda _: found.runs)
     monkeypatch.setattr(keep, "tell", found.ask)
     monkeypatch.setattr(telling, "LOOK", 0.01)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
@@ -156,7 +157,7 @@ def test_where_nobody_sends_that_is_an_error_that_says_how_to_have_it_again(case
 def test_a_keeper_that_does_not_listen_is_an_error(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     monkeypatch.setattr(grace, "on", lambda: True)
-    monkeypatch.setattr(daemons, "keeper_runs", lambda _: True)
+    monkeypatch.setattr(keeper_process, "runs", lambda _: True)
     with pytest.raises(NlmfoError, match=r"does not listen at /run/nlmfo/home/wake: .*No such file"):
         case.tell()
 

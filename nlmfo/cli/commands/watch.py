@@ -14,7 +14,7 @@ from nlmfo.errors import ExitCode
 from nlmfo.failover import health, past
 from nlmfo.failover.status import of_service
 from nlmfo.plain import plain
-from nlmfo.replace import replace
+from nlmfo.replace import replace_file
 
 
 def monitor(config: Config, arguments: argparse.Namespace) -> ExitCode:
@@ -36,5 +36,5 @@ def metrics(config: Config, arguments: argparse.Namespace) -> ExitCode:
     if arguments.output is None:
         print(found, end="")
     else:
-        replace(arguments.output, found)
+        replace_file(arguments.output, found)
     return ExitCode.OK
