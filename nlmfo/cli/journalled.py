@@ -31,11 +31,13 @@ from nlmfo.failover.events import (
     LocksMissing,
     Mended,
     RollingBack,
+    StartedAgain,
     StepDone,
     StepNotDone,
     StoodDown,
     Troubled,
 )
+from nlmfo.failover.plan import Step
 from nlmfo.failover.report import Report
 from nlmfo.failover.verbs import Outcome, Verb
 from nlmfo.host import journald
@@ -57,6 +59,7 @@ class Message(Enum):
     LOCKS_MISSING = "d5e51e8f8cf34d0fb90b032f1f70fb9e"
     STOOD_DOWN = "23b5627c38b844b987ab5940c861b72b"
     TROUBLED = "8b361d8dc851482ba3a3aa8b9d880dd6"
+    STARTED_AGAIN = "b1c40c62a38c4f65a9d8f3bd3c31cb1f"
     MENDED = "abeb1fe5e0a745e097b398e72d413a71"
 
 
@@ -72,6 +75,7 @@ _KINDS: Mapping[type[Event], tuple[Message | None, Priority]] = {
     LocksMissing: (Message.LOCKS_MISSING, Priority.ERROR),
     StoodDown: (Message.STOOD_DOWN, Priority.CRITICAL),
     Troubled: (Message.TROUBLED, Priority.ERROR),
+    StartedAgain: (Message.STARTED_AGAIN, Priority.WARNING),
     Mended: (Message.MENDED, Priority.NOTICE),
     StepNotDone: (None, Priority.ERROR),
     RollingBack: (None, Priority.WARNING),
@@ -174,19 +178,25 @@ def _of_service(service: str) -> dict[str, str]:
 
 
 def _fields(event: Event) -> dict[str, str]:
+    found: dict[str, str] = {}
     match event:
         case StepDone(step, seconds):
-            return {"NLMFO_STEP": str(step.action), "NLMFO_SUBJECT": step.subject} | _took(seconds)
+            found = _of_step(step) | _took(seconds)
         case StepNotDone(step, seconds, error):
-            about = {"NLMFO_STEP": str(step.action), "NLMFO_SUBJECT": step.subject, "NLMFO_ERROR": error}
-            return about | _took(seconds)
+            found = _of_step(step) | {"NLMFO_ERROR": error} | _took(seconds)
         case ClientNotTold(client) | ClientQuiet(client):
-            return {"NLMFO_CLIENT": client}
+            found = {"NLMFO_CLIENT": client}
         case StoodDown(_, node):
-            return {"NLMFO_SUCCESSOR": node}
+            found = {"NLMFO_SUCCESSOR": node}
+        case StartedAgain(_, part):
+            found = {"NLMFO_PART": part}
         case Troubled(_, reason) | JournalNotWritten(reason):
-            return {"NLMFO_ERROR": reason}
-    return {}
+            found = {"NLMFO_ERROR": reason}
+    return found
+
+
+def _of_step(step: Step) -> dict[str, str]:
+    return {"NLMFO_STEP": str(step.action), "NLMFO_SUBJECT": step.subject}
 
 
 def _took(seconds: float) -> dict[str, str]:

@@ -32,6 +32,7 @@ from nlmfo.failover.events import (
     ExportLeftOut,
     JournalNotWritten,
     LocksMissing,
+    Sink,
     StepNotDone,
 )
 from nlmfo.failover.journal import as_object
@@ -186,6 +187,18 @@ def teller(arguments: argparse.Namespace, verb: str) -> Teller:
     if journald.takes(sys.stdout):
         return Teller(journal)
     return OnTerminal(journal) if screen.is_terminal() else Sentences(journal)
+
+
+def hearing(verb: str, service: str) -> Sink:
+    """For what goes on without end: each event is told to the journal, and by a line where that is elsewhere."""
+    journal = Journalled(verb, service)
+
+    def hear(event: Event) -> None:
+        journal(event)
+        if not journald.takes(sys.stderr):
+            print(text.line(event), file=sys.stderr, flush=True)
+
+    return hear
 
 
 @contextmanager

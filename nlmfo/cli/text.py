@@ -20,6 +20,7 @@ from nlmfo.failover.events import (
     Mended,
     Proved,
     RollingBack,
+    StartedAgain,
     StepDone,
     StepNotDone,
     StoodDown,
@@ -100,6 +101,11 @@ def _(event: LocksMissing) -> str:
 @line.register
 def _(event: Troubled) -> str:
     return plain(event.reason)
+
+
+@line.register
+def _(event: StartedAgain) -> str:
+    return f"{event.part}: started again"
 
 
 @line.register

@@ -148,15 +148,23 @@ class ExportLeftOut(Event):
 
 @dataclass(frozen=True, slots=True)
 class Troubled(Event):
-    """A keeper cannot do all of its work."""
+    """Something is wrong with a service that is served, or its keeper cannot do all of its work."""
 
     service: str
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
+class StartedAgain(Event):
+    """A ``part`` of a service had died, or answered no more; it runs again, and no lock was lost."""
+
+    service: str
+    part: str
+
+
+@dataclass(frozen=True, slots=True)
 class Mended(Event):
-    """What troubled a keeper is over."""
+    """What was wrong is over."""
 
     service: str
 

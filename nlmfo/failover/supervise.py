@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Protocol
 
 from nlmfo.config import Config, Isolation, Service
 from nlmfo.errors import NlmfoError, NotOwned
 from nlmfo.failover import health, mending
+from nlmfo.failover.events import Mended, Sink, StartedAgain, Troubled
 from nlmfo.failover.health import Trouble
 from nlmfo.failover.runs import Busy, alone
 from nlmfo.host import daemons
@@ -25,22 +25,6 @@ PATIENCE = 2
 TOLD_ONLY = frozenset({"records", "storage"})
 
 Troubles = tuple[Trouble, ...]
-
-
-class Tell(Protocol):
-    """Hears what is worth a line in a log."""
-
-    def troubled(self, trouble: Trouble) -> None:
-        """Something is wrong; said once, until it is well again."""
-
-    def mended(self, part: str) -> None:
-        """A part was started anew."""
-
-    def not_mended(self, part: str, error: NlmfoError) -> None:
-        """It could not be."""
-
-    def well(self) -> None:
-        """Nothing is wrong any more."""
 
 
 class BeyondMending(NlmfoError):
@@ -56,9 +40,9 @@ class BeyondMending(NlmfoError):
 class Supervisor:
     """One service, round after round."""
 
-    def __init__(self, service: str, tell: Tell) -> None:
+    def __init__(self, service: str, sink: Sink) -> None:
         self._service = service
-        self._tell = tell
+        self._sink = sink
         self._told: set[Trouble] = set()
         self._tries: Counter[str] = Counter()
         self._bad = 0
@@ -95,17 +79,17 @@ class Supervisor:
             try:
                 mending.mend(config, service, part)
             except NlmfoError as error:
-                self._tell.not_mended(part, error)
+                self._sink(Troubled(service.name, f"{part} cannot be started again: {error}"))
                 break
-            self._tell.mended(part)
+            self._sink(StartedAgain(service.name, part))
         return found
 
     def _say(self, found: Troubles) -> None:
         for trouble in found:
             if trouble not in self._told:
-                self._tell.troubled(trouble)
+                self._sink(Troubled(self._service, trouble.text))
         if self._told and not found:
-            self._tell.well()
+            self._sink(Mended(self._service))
         self._told = set(found)
 
     def _judge(self, service: Service, found: Troubles) -> None:

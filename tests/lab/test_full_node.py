@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import pytest
 
@@ -12,11 +13,11 @@ from tests.lab import cluster, installed
 from tests.lab.cluster import Service
 from tests.lab.lab import Lab
 from tests.lab.node import Node
-from tests.lab.witness import Holder, await_true, held_on, lost_by
+from tests.lab.witness import Broken, Holder, await_true, held_on, lost_by
 from tests.workload.holder import LOCKS
 
 #: Seconds for a full node to boot, and for the unit to have found out and mended what is wrong.
-BOOT, SOON = 180.0, 150.0
+BOOT, SOON = 180.0, 240.0
 UNIT = "nlmfo@home"
 #: The daemons of the service, by how they are called, each of which may die.
 DAEMONS = ("rpcbind", "rpc.statd", "rpc.mountd", "nfsdcld")
@@ -48,7 +49,7 @@ class Scene:
 
     def see_unharmed(self, server: Node) -> None:
         """Every lock is held, the client goes on writing, and has heard of no loss."""
-        await_true("the locks to be held", lambda: self.all_is_held(server), SOON)
+        until(self, "the locks to be held", lambda: self.all_is_held(server))
         self.holder.wait_for_more()
         assert lost_by(self.client) == []
         assert self.holder.failures == []
@@ -62,6 +63,15 @@ def systemctl(node: Node, verb: str, unit: str) -> None:
 
 def journal(node: Node) -> str:
     return node.shell(f"journalctl --no-pager -o cat -u {UNIT}")
+
+
+def until(scene: Scene, what: str, check: Callable[[], bool], seconds: float = SOON) -> None:
+    """Wait for it; if it does not come, say what the journal of each server has of the unit."""
+    try:
+        await_true(what, check, seconds)
+    except Broken as error:
+        logs = [f"{server.name}: {journal(server)}" for server in (scene.a, scene.b) if server.is_on()]
+        raise Broken("\n".join([str(error), *logs])) from error
 
 
 def entries(node: Node, message: Message) -> list[dict[str, str]]:
@@ -107,7 +117,7 @@ def the_unit_is_up_when_the_service_is_served_and_says_how_it_is(scene: Scene) -
     systemctl(scene.a, "reload", UNIT)
     said = scene.a.shell("journalctl --no-pager -o cat NLMFO_VERB=reload")
     assert said == "home: what is exported is what is configured\n"
-    await_true("a round", lambda: property_of(scene.a, "StatusText") == "served here; all is well", SOON)
+    until(scene, "a round", lambda: property_of(scene.a, "StatusText") == "served here; all is well")
 
 
 def each_daemon_that_is_killed_runs_again_and_no_lock_is_lost_nor_grace_begun(scene: Scene) -> None:
@@ -116,9 +126,9 @@ def each_daemon_that_is_killed_runs_again_and_no_lock_is_lost_nor_grace_begun(sc
         before = pid_of(scene.a, daemon)
         assert before
         scene.a.check("kill", "-9", before)
-        await_true(f"{daemon} to be started again", lambda: f"home: {daemon}: started again" in journal(scene.a), SOON)  # noqa: B023
+        until(scene, f"{daemon} to be started again", lambda: f"home: {daemon}: started again" in journal(scene.a))  # noqa: B023
         assert pid_of(scene.a, daemon) not in ("", before)
-    await_true("all to be well", lambda: "all is well again" in journal(scene.a), SOON)
+    until(scene, "all to be well", lambda: "all is in order again" in journal(scene.a))
     again = scene.a.check("ip", "netns", "exec", "nlmfo-home", "rpcinfo", "-p", "127.0.0.1").split()
     programs = {"100003", "100005", "100021", "100024"}
     assert programs <= set(registered)
@@ -133,8 +143,8 @@ def each_daemon_that_is_killed_runs_again_and_no_lock_is_lost_nor_grace_begun(sc
 def when_what_looks_after_it_is_killed_the_service_does_not_notice(scene: Scene) -> None:
     before, main = pid_of(scene.a, "rpc.statd"), property_of(scene.a, "MainPID")
     scene.a.check("kill", "-9", main)
-    await_true("systemd to start it again", lambda: property_of(scene.a, "MainPID") not in ("0", main), SOON)
-    await_true("it to be ready", lambda: property_of(scene.a, "ActiveState") == "active", SOON)
+    until(scene, "systemd to start it again", lambda: property_of(scene.a, "MainPID") not in ("0", main))
+    until(scene, "it to be ready", lambda: property_of(scene.a, "ActiveState") == "active")
     assert "home: served here already" in journal(scene.a)
     assert pid_of(scene.a, "rpc.statd") == before
     scene.see_unharmed(scene.a)
@@ -143,8 +153,8 @@ def when_what_looks_after_it_is_killed_the_service_does_not_notice(scene: Scene)
 def an_nfsd_that_was_stopped_takes_a_takeover_in_which_every_lock_is_reclaimed(scene: Scene) -> None:
     epoch = scene.a.check("nlmfo", "status", "home").partition("epoch ")[2]
     scene.a.check("ip", "netns", "exec", "nlmfo-home", "sh", "-c", "mount -t nfsd nfsd /mnt && echo 0 > /mnt/threads")
-    await_true("the unit to be started again", lambda: property_of(scene.a, "NRestarts") == "2", SOON)
-    await_true("it to be served", lambda: property_of(scene.a, "ActiveState") == "active", SOON)
+    until(scene, "the unit to be started again", lambda: property_of(scene.a, "NRestarts") == "2")
+    until(scene, "it to be served", lambda: property_of(scene.a, "ActiveState") == "active")
     assert scene.a.check("nlmfo", "status", "home").partition("epoch ")[2][:1] >= epoch[:1]
     scene.see_unharmed(scene.a)
 
@@ -170,10 +180,10 @@ def a_node_that_shuts_down_releases_first_and_one_that_boots_takes_over(scene: S
     scene.a.shell("sync")
     scene.a.cut_power()
     scene.b.start("systemctl", "poweroff")
-    await_true("the node to be off", lambda: not scene.b.is_on(), SOON)
+    until(scene, "the node to be off", lambda: not scene.b.is_on())
     newest = max((scene.lab.registry / "services/home/owner").iterdir())
     assert '"released"' in newest.read_text()
     scene.a.power_on()
     scene.a.wait_ready(BOOT)
-    await_true("the unit to be up after boot", lambda: property_of(scene.a, "ActiveState") == "active", SOON)
+    until(scene, "the unit to be up after boot", lambda: property_of(scene.a, "ActiveState") == "active")
     scene.see_unharmed(scene.a)

@@ -77,7 +77,7 @@ EVENTS: tuple[Event, ...] = (
     Ended(Outcome.SERVED),
 )
 #: What a keeper tells of: no run has it in its journal.
-OF_KEEPERS = {events.Troubled, events.Mended, events.StoodDown}
+OF_KEEPERS = {events.Troubled, events.StartedAgain, events.Mended, events.StoodDown}
 
 
 def sections() -> dict[str, Rows]:

@@ -12,6 +12,7 @@ import pytest
 from nlmfo.config import Config, Isolation, Service
 from nlmfo.errors import NlmfoError, NotOwned
 from nlmfo.failover import health, mending, supervise
+from nlmfo.failover.events import Event, Mended, StartedAgain, Troubled
 from nlmfo.failover.health import Trouble
 from nlmfo.failover.runs import Busy
 from nlmfo.failover.supervise import PATIENCE, TRIES, BeyondMending, Supervisor
@@ -29,7 +30,7 @@ class Scene:
         self.busy = False
         self.said: list[str] = []
         self.noted = 0
-        self.supervisor = Supervisor("home", self)
+        self.supervisor = Supervisor("home", self.hear)
         patch.setattr(health, "troubles", lambda *_: tuple(Trouble(part, f"{part} is ill") for part in self.ill))
         patch.setattr(mending, "mend", self.mend)
         patch.setattr(mending, "note", self.note)
@@ -55,17 +56,14 @@ class Scene:
         config = shapes.config(None, {"home": self.service})
         return [trouble.part for trouble in self.supervisor.round(config)]
 
-    def troubled(self, trouble: Trouble) -> None:
-        self.said.append(f"ill {trouble.part}")
-
-    def mended(self, part: str) -> None:
-        self.said.append(f"mended {part}")
-
-    def not_mended(self, part: str, error: NlmfoError) -> None:
-        self.said.append(f"not mended {part}: {error}")
-
-    def well(self) -> None:
-        self.said.append("well")
+    def hear(self, event: Event) -> None:
+        match event:
+            case Troubled(_, reason):
+                self.said.append(reason)
+            case StartedAgain(_, part):
+                self.said.append(f"mended {part}")
+            case Mended():
+                self.said.append("well")
 
 
 @pytest.fixture
@@ -95,7 +93,7 @@ def test_a_trouble_that_lasts_is_said_once(scene: Scene) -> None:
         assert scene.round() == ["storage"]
     scene.ill = []
     scene.round()
-    assert scene.said == ["ill storage", "well"]
+    assert scene.said == ["storage is ill", "well"]
 
 
 @pytest.mark.parametrize("part", ["nfsd", "mount", "address", "export", "lockd"])
@@ -118,7 +116,7 @@ def test_a_moment_of_weakness_is_no_reason_for_a_takeover(scene: Scene) -> None:
 def test_what_cannot_be_started_is_said_and_comes_to_a_takeover(scene: Scene) -> None:
     scene.ill, scene.broken = ["rpc.statd"], {"rpc.statd"}
     assert scene.round() == ["rpc.statd"]
-    assert scene.said == ["ill rpc.statd", "not mended rpc.statd: no disk"]
+    assert scene.said == ["rpc.statd is ill", "rpc.statd cannot be started again: no disk"]
     with pytest.raises(BeyondMending):
         scene.round()
 

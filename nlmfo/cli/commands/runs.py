@@ -4,17 +4,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import replace
 
 from nlmfo.cli import document, text
 from nlmfo.cli.commands import common
-from nlmfo.cli.journalled import Journalled
-from nlmfo.cli.telling import telling
+from nlmfo.cli.telling import hearing, telling
 from nlmfo.config import Config
 from nlmfo.errors import ExitCode, NlmfoError
 from nlmfo.failover import runs
-from nlmfo.failover.events import Event
 from nlmfo.failover.keep import Keep
 from nlmfo.failover.verbs import Outcome, Verb
 from nlmfo.ownership.proof import Word
@@ -82,13 +79,7 @@ def abort(config: Config, arguments: argparse.Namespace) -> ExitCode:
 def keep(config: Config, arguments: argparse.Namespace) -> ExitCode:
     """Until SIGTERM, or until another node owns the service."""
     service = config.service(arguments.service)
-    journal = Journalled("keep", service.name)
-
-    def tell(event: Event) -> None:
-        print(text.line(event), file=sys.stderr, flush=True)
-        journal(event)
-
-    Keep(config, service, tell).run()
+    Keep(config, service, hearing("keep", service.name)).run()
     return ExitCode.NOT_OWNED
 
 

@@ -13,13 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Never
 
-from nlmfo.cli import screen
 from nlmfo.cli.commands import common
-from nlmfo.cli.telling import telling
+from nlmfo.cli.telling import hearing, telling
 from nlmfo.config import Config, load
 from nlmfo.errors import ExitCode, NlmfoError, NotOwned
 from nlmfo.failover import runs
-from nlmfo.failover.health import Trouble
+from nlmfo.failover.events import Troubled
 from nlmfo.failover.look import registry_of
 from nlmfo.failover.supervise import BeyondMending, Supervisor
 from nlmfo.host import systemd
@@ -44,19 +43,20 @@ def serve(config: Config, arguments: argparse.Namespace) -> ExitCode:
     with telling(config, arguments, "takeover") as tell:
         taken = runs.takeover(config, service, Word(), tell)
         tell.say(f"{service.name}: served here {'now' if taken else 'already'}")
+    hear = hearing("serve", service.name)
     syscalls.release_memory()  # of which the takeover needed more than what follows
     with _listening() as signals:
         systemd.notify(READY=1, STATUS="served here")
         try:
-            _look_after(config, service.name, signals)
+            _look_after(config, Supervisor(service.name, hear), signals)
         except NotOwned as error:
-            return _given_up(config, service.name, error)
+            hear(Troubled(service.name, error.text))
+            return _given_up(config, service.name)
     return _become_release(config, service.name)
 
 
-def _look_after(config: Config, service: str, signals: socket.socket) -> None:
+def _look_after(config: Config, supervisor: Supervisor, signals: socket.socket) -> None:
     """Round after round, until told to stop."""
-    supervisor = Supervisor(service, Said(service))
     each = min(EACH, (systemd.watchdog() or EACH) / 3)
     while (number := _wait(signals, each)) not in STOP:
         try:
@@ -73,9 +73,9 @@ def _look_after(config: Config, service: str, signals: socket.socket) -> None:
         _reap()
 
 
-def _given_up(config: Config, service: str, error: NotOwned) -> ExitCode:
+def _given_up(config: Config, service: str) -> ExitCode:
+    """Whether that is as it should be."""
     owner = registry_of(config).read(service)
-    screen.say(f"{service}: {plain(error.text)}")
     by_hand = owner is not None and owner.node == config.node and owner.standing is Standing.RELEASED
     return ExitCode.OK if by_hand else ExitCode.NOT_OWNED
 
@@ -113,22 +113,3 @@ def _reap() -> None:
     with suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG) != (0, 0):
             pass
-
-
-class Said:
-    """A line for each thing."""
-
-    def __init__(self, service: str) -> None:
-        self._service = service
-
-    def troubled(self, trouble: Trouble) -> None:
-        screen.say(f"{self._service}: {plain(trouble.text)}")
-
-    def mended(self, part: str) -> None:
-        screen.say(f"{self._service}: {part}: started again")
-
-    def not_mended(self, part: str, error: NlmfoError) -> None:
-        screen.say(f"{self._service}: {part}: cannot be started again: {plain(str(error))}")
-
-    def well(self) -> None:
-        screen.say(f"{self._service}: all is well again")
