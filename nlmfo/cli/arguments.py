@@ -124,6 +124,8 @@ def _add_looks(found: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     printed = found.add_parser("completion", help="a script that completes this command line", allow_abbrev=False)
     printed.add_argument("shell", metavar="SHELL", choices=SHELLS, help="bash, zsh or fish")
     printed.set_defaults(prints="completion.script")
+    command = _command(found, "udev", "a udev rule: take a service over where its disk appears", "udev.udev")
+    command.add_argument("service", metavar="SERVICE")
     command = _command(found, "serve", "take a service over and look after it (for systemd)", "serve.serve")
     command.add_argument("service", metavar="SERVICE")
     command.set_defaults(json=False, events=False)

@@ -67,6 +67,12 @@ class Supervisor:
         self._judge(service, found)
         return found
 
+    def cannot_tell(self, error: Exception) -> Troubles:
+        """A round that came to nothing; whatever is wrong with the service, nothing is done about it."""
+        found = (Trouble("unknown", f"nobody can tell how it is: {error}"),)
+        self._say(found)
+        return found
+
     def _mend(self, config: Config, service: Service) -> Troubles:
         """Looks again, since nobody else changes anything now, and after each part that was mended."""
         while found := health.troubles(config, service):

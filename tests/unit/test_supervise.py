@@ -141,6 +141,13 @@ def test_what_another_node_owns_is_neither_mended_nor_taken_over_again(scene: Sc
     assert "mended rpcbind" not in scene.said
 
 
+def test_while_nobody_can_tell_that_is_said_once_and_nothing_is_done(scene: Scene) -> None:
+    for _ in range(PATIENCE + 1):
+        assert [trouble.part for trouble in scene.supervisor.cannot_tell(NlmfoError("no registry"))] == ["unknown"]
+    assert scene.round() == []
+    assert scene.said == ["nobody can tell how it is: no registry", "well"]
+
+
 @pytest.mark.parametrize(("part", "mended"), [("keeper", True), ("rpc.statd", False), ("rpcbind", False)])
 def test_in_host_isolation_the_daemons_are_the_nodes(scene: Scene, part: str, mended: bool) -> None:
     scene.service = replace(scene.service, isolation=Isolation.HOST)

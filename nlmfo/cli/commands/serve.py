@@ -15,13 +15,14 @@ from typing import Never
 
 from nlmfo.cli.commands import common
 from nlmfo.cli.telling import hearing, telling
-from nlmfo.config import Config, load
-from nlmfo.errors import ExitCode, NlmfoError, NotOwned
+from nlmfo.config import Config, Service, load
+from nlmfo.deadline import Deadline, poll_until
+from nlmfo.errors import DeadlineExceeded, ExitCode, NlmfoError, NotOwned
 from nlmfo.failover import runs
 from nlmfo.failover.events import Troubled
 from nlmfo.failover.look import registry_of
 from nlmfo.failover.supervise import BeyondMending, Supervisor
-from nlmfo.host import systemd
+from nlmfo.host import mounts, systemd
 from nlmfo.kernel import syscalls
 from nlmfo.ownership.proof import Word
 from nlmfo.ownership.record import Standing
@@ -29,6 +30,8 @@ from nlmfo.plain import plain
 
 #: Seconds between two looks; the manager's watchdog may want to hear of them more often.
 EACH = 10.0
+#: Seconds for the disks to appear, at boot and when the first of several has.
+DISKS = 60.0
 #: What ends it, and what has it read its configuration anew.
 STOP, RELOAD = frozenset({signal.SIGTERM, signal.SIGINT}), signal.SIGHUP
 
@@ -40,6 +43,7 @@ def serve(config: Config, arguments: argparse.Namespace) -> ExitCode:
     """
     common.need_root()
     service = config.service(arguments.service)
+    _await_disks(service)
     with telling(config, arguments, "takeover") as tell:
         taken = runs.takeover(config, service, Word(), tell)
         tell.say(f"{service.name}: served here {'now' if taken else 'already'}")
@@ -55,6 +59,14 @@ def serve(config: Config, arguments: argparse.Namespace) -> ExitCode:
     return _become_release(config, service.name)
 
 
+def _await_disks(service: Service) -> None:
+    """Give disks that come late some time; what is missing then, the takeover will say."""
+    disks = [mounts.BY_UUID / partition.uuid for partition in service.partitions]
+    systemd.notify(STATUS="waiting for its disks", EXTEND_TIMEOUT_USEC=int(2 * DISKS * 1e6))
+    with suppress(DeadlineExceeded):
+        poll_until("disks to appear", lambda: all(disk.exists() for disk in disks), Deadline(DISKS), interval=0.2)
+
+
 def _look_after(config: Config, supervisor: Supervisor, signals: socket.socket) -> None:
     """Round after round, until told to stop."""
     each = min(EACH, (systemd.watchdog() or EACH) / 3)
@@ -66,9 +78,8 @@ def _look_after(config: Config, supervisor: Supervisor, signals: socket.socket) 
         except (NotOwned, BeyondMending):
             raise
         except (NlmfoError, OSError) as error:  # the registry, for one, may be away for a while
-            said = f"nobody can tell how it is: {error}"
-        else:
-            said = "; ".join(trouble.text for trouble in troubles) or "served here; all is well"
+            troubles = supervisor.cannot_tell(error)
+        said = "; ".join(trouble.text for trouble in troubles) or "served here; all is well"
         systemd.notify(WATCHDOG=1, STATUS=plain(said))
         _reap()
 
