@@ -21,7 +21,7 @@ from nlmfo.host import (
 )
 from nlmfo.host.namespaces import RUN, Namespaces
 from nlmfo.host.node import Node
-from nlmfo.kernel import grace, nfsd, proposed
+from nlmfo.kernel import grace, locks, nfsd, proposed
 from nlmfo.ownership.record import OwnerRecord, boot_id
 from nlmfo.ownership.registry import DirectoryRegistry, NoRegistry, Registry
 from nlmfo.records.callout import CALLOUT_CONFIG, callout_addresses
@@ -70,6 +70,7 @@ def _in_namespaces(config: Config, service: Service, owner: OwnerRecord | None, 
         frozen=any(callout.values()),
         attached=bool(callout),
         kept=isolated and keeper_process.runs(namespaces),
+        stranded=not threads and bool(mounted) and _stranded(service),
     )
 
 
@@ -100,6 +101,12 @@ def _on_node(config: Config, service: Service, owner: OwnerRecord | None, mounte
         untold=_named({other.name: told[other.name] for other in others}, False),
         per_address=proposed.can_start_grace(),
     )
+
+
+def _stranded(service: Service) -> bool:
+    """Whether the kernel's lock table has locks of clients there, whatever has become of their nfsd."""
+    found = (mounts.at(partition.mountpoint) for partition in service.partitions)
+    return bool(locks.held_by_clients({mount.device for mount in found if mount is not None}))
 
 
 def _told(service: Service) -> bool | None:

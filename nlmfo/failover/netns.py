@@ -59,6 +59,7 @@ class NetnsActions(Actions):
             Action.STOP_NFSD: self._stop_nfsd,
             Action.STOP_DAEMONS: self._stop_daemons,
             Action.UNISOLATE: self._unisolate,
+            Action.REVIVE: self._revive,
             Action.ISOLATE: self._isolate,
             Action.EXPORT: self._export,
             Action.START_DAEMONS: self._start_daemons,
@@ -82,6 +83,15 @@ class NetnsActions(Actions):
 
     def _unexport(self, _: Step, __: Deadline) -> str:
         exports.unload(self.namespaces)
+        return ""
+
+    def _revive(self, _: Step, __: Deadline) -> str:
+        """Nobody reaches it: the address is down. lockd starts only while rpcbind and statd answer."""
+        for program in (daemons.RPCBIND, daemons.NSM):
+            if not daemons.answer(self.namespaces, [program], daemons.LOOPBACK):
+                daemons.start_again(self.namespaces, self.service, program)
+        own_nfsd.prepare(self.namespaces, self.service)
+        own_nfsd.start(self.namespaces, self.service)
         return ""
 
     def _unlock(self, step: Step, limit: Deadline) -> str:

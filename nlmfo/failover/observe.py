@@ -19,6 +19,7 @@ class Observed:
     ``attached``: the callout of the rpc.statd that runs here writes this service's records.
     ``threads`` and ``in_grace`` are those of the nfsd that serves it, in host isolation the node's.
     ``set_up``: there is an nfsd of the service's own, be it without threads yet.
+    ``stranded``: clients' locks are left on its partitions while no nfsd serves them: some kernels leave them behind.
     ``told``: everybody who was on record when this generation began has been sent a notice since.
     ``frozen``: the callout deletes nothing, because a release was under way.
     ``kept``: the process that keeps the records in order runs.
@@ -47,6 +48,7 @@ class Observed:
     per_address: bool = False
     unread: tuple[str, ...] = ()
     set_up: bool = False
+    stranded: bool = False
 
     def anything(self) -> bool:
         """Whether anything of the service is left on this node."""

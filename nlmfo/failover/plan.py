@@ -30,6 +30,7 @@ class Action(StrEnum):
     ADDRESS_DOWN = "address down"
     UNEXPORT = "unexport"
     NOTE_LOCKS = "note the locks held"
+    REVIVE = "run nfsd once more"
     UNLOCK = "drop locks"
     STOP_NFSD = "stop nfsd"
     VERIFY_UNLOCKED = "verify no lock is left"
@@ -65,6 +66,7 @@ WHY: dict[Action, str] = {
     Action.ADDRESS_DOWN: "no client may take a lock again that is about to be dropped",
     Action.UNEXPORT: "the kernel's export caches keep the file system busy",
     Action.NOTE_LOCKS: "the next node ends grace when each of them is held again, and names those that are not",
+    Action.REVIVE: "some kernels leave locks behind when nfsd is stopped, and only one that runs can drop them",
     Action.UNLOCK: "locks keep the file system busy, and some kernels leave them behind when nfsd stops",
     Action.STOP_NFSD: "what is left of locks and open files goes with it",
     Action.VERIFY_UNLOCKED: "a lock that stays here while another node grants it is corruption",
@@ -122,6 +124,10 @@ ORDER: tuple[tuple[Action, Action], ...] = (
     (Action.ADDRESS_DOWN, Action.UNLOCK),
     (Action.ADDRESS_DOWN, Action.STOP_NFSD),
     (Action.ADDRESS_DOWN, Action.VERIFY_UNLOCKED),
+    (Action.ADDRESS_DOWN, Action.REVIVE),
+    (Action.UNEXPORT, Action.REVIVE),
+    (Action.REVIVE, Action.UNLOCK),
+    (Action.REVIVE, Action.STOP_NFSD),
     (Action.UNEXPORT, Action.UNLOCK),
     (Action.UNEXPORT, Action.UMOUNT),
     (Action.NOTE_LOCKS, Action.UNLOCK),
@@ -255,11 +261,14 @@ def _out_of_namespaces(service: Service, seen: Observed) -> Iterator[Step]:
     if seen.isolated:
         yield Step(Action.ADDRESS_DOWN, _addresses(service))
         yield Step(Action.UNEXPORT, _exports(service))
+        if seen.stranded:
+            yield Step(Action.REVIVE, f"{service.threads} threads")
         if seen.threads:
             yield from _to_note(service, seen)
+        if seen.threads or seen.stranded:
             yield from _each(Action.UNLOCK, [p for p in mounted if _within_reach(service, p)])
-        if seen.set_up:
-            yield Step(Action.STOP_NFSD, f"{seen.threads} threads")
+        if seen.set_up or seen.stranded:
+            yield Step(Action.STOP_NFSD, f"{seen.threads or service.threads} threads")
     yield from _each(Action.VERIFY_UNLOCKED, mounted)
     if seen.isolated:
         yield Step(Action.STOP_DAEMONS, "")

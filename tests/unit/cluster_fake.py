@@ -274,6 +274,7 @@ class Cluster:
             traces=spot.isolated,
             threads=server.threads,
             set_up=spot.set_up,
+            stranded=not host and bool(spot.locks) and not server.threads,
             in_grace=server.grace,
             exported=frozenset(str(e.path) for e in service.exports) if spot.exported else frozenset(),
             addresses=frozenset(a.ip for a in service.addresses) if spot.addresses else frozenset(),
@@ -554,7 +555,12 @@ class Hands:
             raise Broken(f"{self.service.name}: the locks are noted while clients can lock")
         self.records.note(self.spot.locks)
 
+    def _revive(self, _: Step) -> None:
+        _need(not self.spot.addresses, "clients would take locks that are about to be dropped")
+        self.spot.threads, self.spot.grace, self.spot.set_up = 8, True, True
+
     def _unlock(self, _: Step) -> None:
+        _need(self.host or self.spot.threads > 0, "no nfsd runs that could drop them")
         self.spot.locks.clear()
 
     def _stop_nfsd(self, _: Step) -> None:

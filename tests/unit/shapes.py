@@ -109,6 +109,7 @@ def observed(
     neighbours: tuple[str, ...] = (),
     untold: tuple[str, ...] = (),
     per_address: bool = False,
+    stranded: bool = False,
 ) -> Observed:
     """``mounted``: how many of the partitions, in mount order. Namespaces leave traces; who owns is listed.
 
@@ -134,6 +135,7 @@ def observed(
         neighbours=neighbours,
         untold=untold,
         per_address=per_address,
+        stranded=stranded,
     )
 
 

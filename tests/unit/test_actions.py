@@ -25,7 +25,7 @@ from nlmfo.failover.netns import NetnsActions
 from nlmfo.failover.plan import Action, Step
 from nlmfo.failover.progress import Locks, Progress, Waiting
 from nlmfo.failover.watch import Watch
-from nlmfo.host import keeper_process, mmp, own_mounts, own_nfsd, partitions, probe
+from nlmfo.host import daemons, keeper_process, mmp, own_mounts, own_nfsd, partitions, probe
 from nlmfo.host.namespaces import Namespaces
 from nlmfo.host.node import Node
 from nlmfo.host.view import StatdUser
@@ -110,6 +110,7 @@ def test_what_a_plan_can_have_the_hands_of_one_isolation_or_the_other_can_do(
         Action.SET_UP_NFSD,
         Action.START_NFSD,
         Action.STOP_NFSD,
+        Action.REVIVE,
     }
 
 
@@ -604,6 +605,18 @@ def test_nfsd_that_was_only_set_up_is_stopped_without_a_look_at_records_that_are
     isolated.service.state.rmdir()
     assert do(isolated, Step(Action.STOP_NFSD, "")) == "it had not been started"
     assert stopped == [0]
+
+
+def test_an_nfsd_that_was_stopped_runs_once_more_with_what_its_lockd_needs(
+    isolated: NetnsActions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(daemons, "answer", lambda _, programs, __: programs != [daemons.NSM])
+    monkeypatch.setattr(daemons, "start_again", lambda _, __, program: done.append(program.name))
+    monkeypatch.setattr(own_nfsd, "prepare", lambda *_: done.append("prepare"))
+    monkeypatch.setattr(own_nfsd, "start", lambda *_: done.append("start"))
+    do(isolated, Step(Action.REVIVE, ""))
+    assert done == ["rpc.statd", "prepare", "start"]
 
 
 @pytest.mark.parametrize(("left", "deadline"), [(7, 7), (1000, partitions.UMOUNT)])

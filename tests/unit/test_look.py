@@ -29,7 +29,7 @@ from nlmfo.host import (
     view,
 )
 from nlmfo.host.namespaces import Namespaces
-from nlmfo.kernel import grace, lockd, nfsd, proposed, syscalls
+from nlmfo.kernel import grace, lockd, locks, nfsd, proposed, syscalls
 from nlmfo.ownership.record import OwnerRecord, Standing
 from nlmfo.ownership.registry import DirectoryRegistry, Registry
 from nlmfo.records.callout import CalloutEntry, callout_config, write_callout_config
@@ -240,6 +240,22 @@ def test_records_that_nobody_serves_from_are_not_touched(isolated: Isolated, mis
         isolated.mounted.pop()
     seen = isolated.look()
     assert (seen.told, seen.unread) == (False, ())
+
+
+def test_locks_that_are_left_without_an_nfsd_are_seen(isolated: Isolated, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[set[str]] = []
+
+    def held(devices: set[str]) -> tuple[str, ...]:
+        asked.append(devices)
+        return ("a lock",)
+
+    monkeypatch.setattr(mounts, "at", lambda path: mounts.Mount("7:1", "/", path, "ext4", "/dev/x"))
+    monkeypatch.setattr(locks, "held_by_clients", held)
+    assert not isolated.look().stranded  # they are in use
+    assert asked == []
+    isolated.threads(0)
+    assert isolated.look().stranded
+    assert asked == [{"7:1"}]
 
 
 def test_an_nfsd_without_threads_is_there_once_it_is_set_up(isolated: Isolated) -> None:

@@ -48,8 +48,9 @@ TAKEOVER_NEEDS = {
 RELEASE_NEEDS = {
     Action.UNEXPORT: {Action.ADDRESS_DOWN},
     Action.NOTE_LOCKS: {Action.FREEZE, Action.ADDRESS_DOWN, Action.STOP_KEEPER},
-    Action.UNLOCK: {Action.FREEZE, Action.ADDRESS_DOWN, Action.UNEXPORT, Action.NOTE_LOCKS},
-    Action.STOP_NFSD: {Action.FREEZE, Action.ADDRESS_DOWN, Action.NOTE_LOCKS, Action.UNLOCK},
+    Action.REVIVE: {Action.ADDRESS_DOWN, Action.UNEXPORT},
+    Action.UNLOCK: {Action.FREEZE, Action.ADDRESS_DOWN, Action.UNEXPORT, Action.NOTE_LOCKS, Action.REVIVE},
+    Action.STOP_NFSD: {Action.FREEZE, Action.ADDRESS_DOWN, Action.NOTE_LOCKS, Action.UNLOCK, Action.REVIVE},
     Action.VERIFY_UNLOCKED: {Action.ADDRESS_DOWN, Action.UNLOCK, Action.STOP_NFSD},
     Action.STOP_DAEMONS: {Action.STOP_NFSD},
     Action.COLLECT: {Action.STOP_NFSD, Action.STOP_DAEMONS, Action.STOP_KEEPER, Action.DETACH},
@@ -65,7 +66,7 @@ RELEASE_NEEDS = {
 #: What one isolation has and the other does not.
 ONLY_NETNS = {
     *(Action.ISOLATE, Action.START_DAEMONS, Action.SET_UP_NFSD, Action.START_NFSD),
-    *(Action.STOP_NFSD, Action.STOP_DAEMONS, Action.UNISOLATE),
+    *(Action.STOP_NFSD, Action.STOP_DAEMONS, Action.UNISOLATE, Action.REVIVE),
 }
 ONLY_HOST = {Action.KEEP, Action.GRACE, Action.DETACH}
 
@@ -86,6 +87,12 @@ def all_up(service: Service, **more: object) -> Observed:
     if service.isolation is Isolation.NETNS:
         return replace(shapes.all_up(service), **more)  # type: ignore[arg-type]
     return replace(shapes.all_up(service), isolated=False, traces=True, attached=True, **more)  # type: ignore[arg-type]
+
+
+def stopped(service: Service) -> tuple[Plan, ...]:
+    """The release of a service whose nfsd somebody stopped: its locks are left behind, in namespaces of its own."""
+    host = service.isolation is Isolation.HOST
+    return () if host else (release(service, all_up(service, threads=0, set_up=False, stranded=True)),)
 
 
 def actions(steps: tuple[Step, ...]) -> list[Action]:
@@ -129,6 +136,7 @@ def observations(draw: st.DrawFn) -> tuple[Service, Observed]:
         listed=draw(st.booleans()),
         in_grace=draw(st.booleans()),
         told=draw(st.booleans()),
+        stranded=isolated and not threads and draw(st.booleans()),
     )
     return service, seen
 
@@ -227,7 +235,7 @@ def test_every_rule_of_order_is_met_by_some_plan_so_none_is_dead_letter() -> Non
     seen = {
         (plan[i].action, plan[j].action)
         for service in (NETNS[2], HOST[2])
-        for plan in (takeover(service), release(service, all_up(service)))
+        for plan in (takeover(service), release(service, all_up(service)), *stopped(service))
         for i, j in swaps(plan)
     }
     assert seen == set(ORDER)
@@ -246,7 +254,7 @@ def test_the_check_allows_the_same_action_several_times_in_a_row() -> None:
 def test_the_release_of_a_whole_service_takes_everything_down_and_then_says_so(service: Service) -> None:
     plan = release(service, all_up(service))
     first = [Action.FREEZE, Action.STOP_KEEPER, Action.ADDRESS_DOWN]
-    assert set(actions(plan)) == {*RELEASE_NEEDS, *first, Action.DETACH} & of(service)
+    assert set(actions(plan)) == {*RELEASE_NEEDS, *first, Action.DETACH} & of(service) - {Action.REVIVE}
     assert actions(plan)[:3] == first
     assert actions(plan)[-1] is Action.DISOWN
     assert too_early(plan, RELEASE_NEEDS) == []
@@ -297,11 +305,12 @@ def test_a_release_takes_down_exactly_what_is_there(case: tuple[Service, Observe
     there = seen.isolated or service.isolation is Isolation.HOST
     assert (Action.NOTE_LOCKS in planned) is (whole and there and not seen.in_grace)
     # Without running threads the kernels 6.9 to 6.12.65 oops on this write.
-    assert set(subjects(plan, Action.UNLOCK)) == (mounted if seen.threads else set())
+    assert (Action.REVIVE in planned) is seen.stranded
+    assert set(subjects(plan, Action.UNLOCK)) == (mounted if seen.threads or seen.stranded else set())
     assert (Action.STOP_KEEPER in planned) is seen.kept
     if service.isolation is Isolation.NETNS:
         assert (Action.UNISOLATE in planned) is (seen.isolated or seen.traces)
-        assert (Action.STOP_NFSD in planned) is seen.set_up
+        assert (Action.STOP_NFSD in planned) is (seen.set_up or seen.stranded)
         for action in (Action.ADDRESS_DOWN, Action.UNEXPORT, Action.STOP_DAEMONS):
             assert (action in planned) is seen.isolated
         # Records that the callout does not write to are another node's, or not even mounted.

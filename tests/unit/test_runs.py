@@ -154,6 +154,17 @@ def test_records_that_a_killed_release_left_frozen_are_thawed_by_a_takeover_of_w
     assert scene.node.begun == [Action.THAW]
 
 
+def test_locks_that_a_stopped_nfsd_left_behind_are_dropped_by_one_that_runs_once_more(scene: Scene) -> None:
+    """Found in the lab, on 6.1: nothing else can drop them, and while they are there nothing can be unmounted."""
+    scene.takeover()
+    scene.cluster.clients_lock("home", HERE)
+    scene.spot.threads, scene.spot.grace, scene.spot.set_up = 0, False, False
+    scene.node.begun.clear()
+    assert scene.takeover() is True
+    assert scene.node.begun.index(Action.REVIVE) < scene.node.begun.index(Action.UNLOCK)
+    assert scene.spot.locks == scene.cluster.holding["home"] != set()
+
+
 def killed_once_the_address_is_up(scene: Scene) -> None:
     def reaper(event: Event) -> None:
         if isinstance(event, StepDone) and event.step.action is Action.ADDRESS_UP:
