@@ -22,7 +22,8 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 SPEC = CHECKOUT / "contrib/rpm/nlmfo.spec"
 CHANGELOG = CHECKOUT / "contrib/debian/changelog"
 SERVED_HERE = CHECKOUT / "contrib/served-here"
-MODULE = "/usr/lib/python3/dist-packages/nlmfo/"
+DISTRIBUTION = Path("/usr/lib/python3/dist-packages")
+MODULE = f"{DISTRIBUTION}/nlmfo/"
 #: Besides the module, the documentation, and what there is of man pages and of the journal's catalog.
 FILES = {
     "/etc/needrestart/conf.d/nlmfo.conf",
@@ -172,6 +173,16 @@ def test_the_example_for_nfs_conf_says_what_host_isolation_looks_for() -> None:
     }
     got = {key: said("nfsconf", "--file", example, "--get", *key).strip() for key in wanted}
     assert got == wanted
+
+
+def test_addresses_work_with_the_distributions_pyroute2_which_is_older(tmp_path: Path) -> None:
+    for part in (*DISTRIBUTION.glob("pyroute2*"), *DISTRIBUTION.glob("pr2modules*")):
+        (tmp_path / part.name).symlink_to(part)
+    older = said(sys.executable, "-c", "import pyroute2; print(pyroute2.__file__)", PYTHONPATH=str(tmp_path))
+    assert older.startswith(str(tmp_path))
+    tests = (CHECKOUT / "tests/unit" / f"test_{name}.py" for name in ("addresses", "node_addresses"))
+    pytest_again = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", CHECKOUT)
+    assert " passed" in said(*pytest_again, *tests, PYTHONPATH=str(tmp_path))
 
 
 def test_pip_and_make_install_all_that_the_package_has(in_deb: set[str], tmp_path: Path) -> None:

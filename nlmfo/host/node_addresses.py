@@ -27,6 +27,8 @@ from nlmfo.host.interfaces import Assigned
 SETTINGS = Path("/proc/sys/net/ipv4/conf")
 #: An address that never expires.
 FOREVER = 0xFFFFFFFF
+#: An address that is never preferred. Said twice: pyroute2 0.7.2 (Debian 12) looks at the last only, 0.9 at the others.
+DEPRECATED = {"preferred_lft": 0, "valid_lft": FOREVER, "cacheinfo": {"preferred": 0, "valid": FOREVER}}
 
 
 def bring_up(interface: str, wanted: Iterable[Interface]) -> None:
@@ -95,7 +97,7 @@ def _add(interface: str, address: Interface) -> None:
     from pyroute2 import IPRoute  # noqa: PLC0415 - 140 ms that only release and takeover need
 
     prefix = address.network.prefixlen
-    more = {"flags": IFA_F_NODAD, "preferred_lft": 0, "valid_lft": FOREVER} if address.version == 6 else {}
+    more = {"flags": IFA_F_NODAD, **DEPRECATED} if address.version == 6 else {}
     with IPRoute() as node, explained(f"cannot give {interface} the address {address}"):
         node.addr("add", index=index_of(interface), address=str(address.ip), prefixlen=prefix, **more)
 
