@@ -10,11 +10,19 @@ import pytest
 
 from tests.lab import cluster, installed
 from tests.lab.lab import Lab
+from tests.lab.node import Node
 from tests.lab.witness import Holder, await_true, held_on, lost_by
 from tests.workload.holder import LOCKS
 
 #: Seconds for a full node to boot.
 BOOT = 180.0
+UNIT = "nlmfo@home.service"
+
+
+def running(node: Node) -> tuple[str, str]:
+    """Which start of the unit this is, and all processes in the service's network."""
+    node.check("systemctl", "is-active", UNIT)
+    return node.check("systemctl", "show", "-P", "InvocationID", UNIT), node.check("ip", "netns", "pids", "nlmfo-home")
 
 
 @pytest.mark.timeout(600)
@@ -32,22 +40,22 @@ def test_a_package_is_replaced_under_a_service_and_goes_only_after_its_release(l
     found = {finding["code"] for finding in json.loads(a.run("nlmfo", "check", "--json").out)["findings"]}
     assert not found & {"program-missing", "not-installed", "callout-missing", "callout-script"}
     assert a.check("python3", "-c", "import nlmfo, pyroute2; print(nlmfo.__file__)").startswith("/usr/lib/python3/")
-    cluster.takeover(a, service)
+    a.check("systemctl", "start", UNIT, deadline=cluster.COMMAND)
     holder = Holder(client, cluster.mount(client, service))
     holder.wait_until_writing(len(LOCKS))
 
-    processes = a.shell("ip netns pids nlmfo-home | sort")
+    before = running(a)
     installed.install(a, installed.newer(installed.package(), tmp_path))
     assert a.check("dpkg-query", "-W", "-f=${Version}", "nlmfo").startswith("1:")
     refused = installed.remove(a)
     assert refused.status != 0
     assert "service 'home' is up on this node: 'nlmfo release home' first" in refused.err
-    assert a.shell("ip netns pids nlmfo-home | sort") == processes != ""
+    assert running(a) == before
     holder.wait_for_more()
     assert holder.held <= held_on(a, service)
     assert a.check("nlmfo", "status", "home").startswith("home  serving on a")
 
-    cluster.release(a, service)
+    a.check("systemctl", "stop", UNIT, deadline=cluster.COMMAND)
     cluster.takeover(b, service)
     await_true("the locks to come back", lambda: holder.held <= held_on(b, service), 30)
     holder.wait_for_more()
