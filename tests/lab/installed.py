@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """nlmfo on full nodes as an operator installs it: the Debian package of this checkout, by dpkg.
 
-The package is built once for each state of the checkout, and kept in .lab/.
+The package is built once for each state of the checkout, and kept in .lab/, named after a digest of what went into it.
 """
 
 from __future__ import annotations
@@ -22,15 +22,14 @@ BUILDING, INSTALLING = 280.0, 180.0
 
 def package() -> Path:
     """The package of the checkout as it is now; beside it is what else came of the build."""
-    home = CACHE / "deb"
+    home = CACHE / f"deb-{_digest()}"
     CACHE.mkdir(exist_ok=True)
     with (CACHE / "deb.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        digest = _digest()
-        made_from = home / "made-from"
-        if not made_from.exists() or made_from.read_text() != digest:
-            subprocess.run([BUILD, home], check=True, timeout=BUILDING)
-            made_from.write_text(digest)
+        if not home.exists():
+            new = home.with_suffix(".new")
+            subprocess.run([BUILD, new], check=True, timeout=BUILDING)
+            new.rename(home)
     (found,) = home.glob("nlmfo_*.deb")
     return found
 
@@ -75,7 +74,8 @@ def _digest() -> str:
     ]
     listed = subprocess.run(argv, cwd=CHECKOUT, check=True, capture_output=True, text=True, timeout=60).stdout
     digest = hashlib.sha256()
-    for file in (CHECKOUT / name for name in listed.split("\0") if name):
+    for name in filter(None, listed.split("\0")):
+        file = CHECKOUT / name
         if file.is_file():
-            digest.update(f"{file} {file.stat().st_mode}\0".encode() + file.read_bytes() + b"\0")
-    return digest.hexdigest()
+            digest.update(f"{name} {file.stat().st_mode}\0".encode() + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
