@@ -19,10 +19,17 @@ BOOT = 180.0
 UNIT = "nlmfo@home.service"
 
 
-def running(node: Node) -> tuple[str, str]:
-    """Which start of the unit this is, and all processes in the service's network."""
+#: What runs in the service's network for as long as it is served: its daemons, and the keeper.
+STAYING = ("rpcbind", "rpc.statd", "rpc.mountd", "nfsdcld", " keep ")
+
+
+def running(node: Node) -> list[str]:
+    """Which start of the unit this is, and each process of the service's that stays."""
     node.check("systemctl", "is-active", UNIT)
-    return node.check("systemctl", "show", "-P", "InvocationID", UNIT), node.check("ip", "netns", "pids", "nlmfo-home")
+    processes = node.shell("ps -o pid=,args= -p $(ip netns pids nlmfo-home | paste -sd,)").splitlines()
+    staying = [process for process in processes if any(name in process for name in STAYING)]
+    assert len(staying) >= len(STAYING)
+    return [node.check("systemctl", "show", "-P", "InvocationID", UNIT), *staying]
 
 
 @pytest.mark.timeout(600)
@@ -38,6 +45,7 @@ def test_a_package_is_replaced_under_a_service_and_goes_only_after_its_release(l
     cluster.configure(b, service)
     cluster.make_export(a, service)
     found = {finding["code"] for finding in json.loads(a.run("nlmfo", "check", "--json").out)["findings"]}
+    assert "NFS service @NLMFO_SERVICE@ is being taken over" in a.check("journalctl", "--list-catalog")
     assert not found & {"program-missing", "not-installed", "callout-missing", "callout-script"}
     assert a.check("python3", "-c", "import nlmfo, pyroute2; print(nlmfo.__file__)").startswith("/usr/lib/python3/")
     a.check("systemctl", "start", UNIT, deadline=cluster.COMMAND)
