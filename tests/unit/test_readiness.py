@@ -26,7 +26,6 @@ from nlmfo.host import (
     node_addresses,
     node_server,
     own_mounts,
-    partitions,
     view,
 )
 from nlmfo.host.node_server import Unfit
@@ -63,7 +62,7 @@ class Scene:
         (directory / "by-uuid").mkdir()
         for partition in self.service.partitions:
             (directory / "by-uuid" / partition.uuid).touch()
-        patch.setattr(partitions, "BY_UUID", directory / "by-uuid")
+        patch.setattr(mounts, "BY_UUID", directory / "by-uuid")
         patch.setattr(shutil, "which", lambda name, **_: None if name in self.missing else f"/usr/sbin/{name}")
         patch.setattr(libmount, "library", lambda: None)
         patch.setattr(view, "statd_user", lambda: None)
