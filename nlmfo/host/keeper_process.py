@@ -25,8 +25,10 @@ def start(place: Surroundings, configuration: Path) -> None:
     """Start ``nlmfo keep`` (see nlmfo.failover.keeper) unless it runs."""
     if runs(place):
         return
+    # The host name is the service's there, and the node's name where the configuration names none.
+    as_node = ("nsenter", f"--uts=/proc/{os.getpid()}/ns/uts", "--")
     nlmfo = (sys.executable, "-m", "nlmfo", "--config", configuration)
-    pid = spawn(place.command(*nlmfo, "keep", place.service), log=place.directory / "log/nlmfo-keep.log")
+    pid = spawn(place.command(*as_node, *nlmfo, "keep", place.service), log=place.directory / "log/nlmfo-keep.log")
     (place.directory / KEEPER).write_text(f"{pid}\n", encoding="ascii")
 
 

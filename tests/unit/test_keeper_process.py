@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -13,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from nlmfo.deadline import Deadline, poll_until
 from nlmfo.host import keeper_process
 from nlmfo.host.node import Node
+from tests.unit.namespaced import SECONDS, made
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,5 +100,22 @@ def test_a_keeper_that_runs_is_not_started_twice(here: Here, monkeypatch: pytest
         keeper_process.start(here, Path("/etc/nlmfo"))
     assert started == []
     keeper_process.start(here, Path("/etc/nlmfo"))
-    assert started == [[sys.executable, "-m", "nlmfo", "--config", "/etc/nlmfo", "keep", "home"]]
+    (words,) = started
+    assert words[words.index("--") + 1 :] == [sys.executable, "-m", "nlmfo", "--config", "/etc/nlmfo", "keep", "home"]
     assert (here.directory / keeper_process.KEEPER).read_text() == "4711\n"
+
+
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+def test_the_keeper_calls_the_node_by_its_own_name_where_the_configuration_names_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the service's host name for the node's it took the owner for another node, and stood down."""
+    program, said = tmp_path / "python", tmp_path / "said"
+    program.write_text(f"#!/bin/sh\nuname -n > {said}.new\nmv {said}.new {said}\n", encoding="ascii")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", program)
+    with made() as namespaces:
+        (namespaces.directory / "log").mkdir()
+        keeper_process.start(namespaces, Path("/etc/nlmfo"))
+        poll_until("the keeper to say", said.exists, Deadline(SECONDS))
+    assert said.read_text(encoding="ascii").strip() == os.uname().nodename
