@@ -3,6 +3,7 @@
 # make demo-naive  the same with the steps that people script by hand: the locks are lost
 # make test        everything that can be checked
 # make bench       what can be measured, a line each
+# make docs        the documentation as HTML and man pages, in docs/build; make man: the man pages only
 # make deb         a Debian package of this checkout, in dist/deb
 # Each of these installs what it needs (Debian packages, a virtual environment in .venv) and says so.
 
@@ -24,6 +25,14 @@ unit: setup
 
 bench: setup
 	@$(RUN) -m tests.bench
+
+docs: html man
+
+# With another Sphinx than that of .venv (make man SPHINX=sphinx-build), nothing is installed.
+SPHINX = .venv/bin/python -m sphinx
+DOCS = docs/build
+html man: $(if $(filter file,$(origin SPHINX)),setup)
+	@$(SPHINX) -q -W --keep-going -b $@ -d $(DOCS)/doctrees-$@ docs $(DOCS)/$@
 
 deb: setup-packaging
 	@contrib/debian/build dist/deb && ls dist/deb/nlmfo_*.deb
@@ -61,6 +70,6 @@ setup-packaging:
 	@tests/setup.sh --packaging
 
 clean:
-	$(ROOT) rm -rf .venv .lab dist callouts/build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	$(ROOT) rm -rf .venv .lab dist callouts/build docs/build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: demo demo-naive test unit bench deb install setup setup-packaging clean
+.PHONY: demo demo-naive test unit bench docs html man deb install setup setup-packaging clean

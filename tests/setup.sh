@@ -5,8 +5,8 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-PACKAGES="e2fsprogs fish gcc libc6-dev libsystemd-dev make mmdebstrap nfs-common pkg-config python3-dev python3-venv
-    rpcbind shellcheck user-mode-linux util-linux zsh"
+PACKAGES="e2fsprogs fish gcc groff-base libc6-dev libsystemd-dev make man-db mmdebstrap nfs-common pkg-config python3-dev
+    python3-venv rpcbind shellcheck user-mode-linux util-linux zsh"
 PACKAGING="debhelper dh-python lintian pybuild-plugin-pyproject python3-all python3-hatchling python3-pyroute2
     python3-pyudev rpm systemd"
 STAMP=.venv/made-from
