@@ -15,7 +15,7 @@ from typing import Any
 
 
 class ExitCode(IntEnum):
-    """What the command line ends with; documented in the README."""
+    """What the command line ends with; documented in nlmfo(8), docs/man/nlmfo.8.md."""
 
     OK = 0
     FAILED = 1

@@ -24,6 +24,12 @@ FORCIBLE = (
 )
 #: The same, of ``clients --forget``.
 FORCIBLE_FORGETTING = ("client-connected",)
+#: Where people read on.
+MORE = "See nlmfo(8)."
+STATUSES = (
+    "0 done, 1 failed, 2 usage or configuration, 3 refused, 4 half done (resume or abort), 5 not served here, "
+    "124 a deadline passed"
+)
 SHELLS = ("bash", "zsh", "fish")
 
 
@@ -35,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="nlmfo",
         description="Move an NFS service between nodes without losing a lock.",
+        epilog=f"Exit statuses: {STATUSES}. {MORE}",
         allow_abbrev=False,
     )
     top.add_argument("--version", action="version", version=f"nlmfo {__version__}")
@@ -53,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_runs(found: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = _command(found, "takeover", "serve a service on this node", "runs.takeover")
-    command.add_argument("service", metavar="SERVICE")
+    _add_service(command)
     command.add_argument(
         "--wait",
         metavar="SECONDS",
@@ -64,32 +71,32 @@ def _add_runs(found: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     _add_word(command)
     _add_telling(command)
     command = _command(found, "release", "let go of a service that this node serves", "runs.release")
-    command.add_argument("service", metavar="SERVICE")
+    _add_service(command)
     _add_telling(command)
     text = "bring what is exported to the configuration, while the service is served here"
     command = _command(found, "reload", text, "reload.reload")
     command.add_argument("service", metavar="SERVICE")
     _add_json(command)
     command = _command(found, "plan", "show what a takeover or release would do, and why", "runs.plan")
-    command.add_argument("verb", choices=("takeover", "release"))
-    command.add_argument("service", metavar="SERVICE")
+    command.add_argument("verb", choices=("takeover", "release"), help="which of the two")
+    _add_service(command)
     _add_json(command)
     _add_word(command)
     command = _command(found, "resume", "go on with a takeover or release that was cut off", "runs.resume")
-    command.add_argument("service", metavar="SERVICE", nargs="?")
+    _add_service(command, nargs="?")
     _add_word(command)
     _add_telling(command)
     command = _command(found, "abort", "go back to a safe state after a run that was cut off", "runs.abort")
-    command.add_argument("service", metavar="SERVICE")
+    _add_service(command)
     _add_telling(command)
 
 
 def _add_looks(found: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = _command(found, "status", "who serves what", "status.status")
-    command.add_argument("service", metavar="SERVICE", nargs="?")
+    _add_service(command, nargs="?")
     _add_json(command)
     command = _command(found, "clients", "who is on record here as a possible holder of locks", "records.clients")
-    command.add_argument("service", metavar="SERVICE", nargs="?")
+    _add_service(command, nargs="?")
     command.add_argument("--fsid", metavar="FSID", help="only who may hold locks below the export with this fsid")
     command.add_argument(
         "--forget",
@@ -104,7 +111,7 @@ def _add_looks(found: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     command.add_argument("client", metavar="CLIENT", nargs="?", default="", help="only this one")
     _add_json(command)
     command = _command(found, "locks", "which locks clients hold here, on which files", "records.locks")
-    command.add_argument("service", metavar="SERVICE", nargs="?")
+    _add_service(command, nargs="?")
     _add_json(command)
     command = _command(found, "history", "what was done here, and what came of it", "past.history")
     command.add_argument("run", metavar="RUN", nargs="?", help="tell of this run; the beginning of its name, or 'last'")
@@ -113,7 +120,7 @@ def _add_looks(found: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     how.add_argument("--json", action="store_true", help="one JSON document")
     how.add_argument("--html", action="store_true", help="one page about RUN, with the time line drawn")
     command = _command(found, "monitor", "whether all of a service that is served here is well", "watch.monitor")
-    command.add_argument("service", metavar="SERVICE")
+    _add_service(command)
     _add_json(command)
     command = _command(found, "metrics", "the state of each service for Prometheus", "watch.metrics")
     command.add_argument(
@@ -121,7 +128,7 @@ def _add_looks(found: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     )
     command = _command(found, "check", "what would fail on this node, and what its kernel offers", "check.check")
     _add_json(command)
-    printed = found.add_parser("completion", help="a script that completes this command line", allow_abbrev=False)
+    printed = _parser(found, "completion", "a script that completes this command line")
     printed.add_argument("shell", metavar="SHELL", choices=SHELLS, help="bash, zsh or fish")
     printed.set_defaults(prints="completion.script")
     command = _command(found, "udev", "a udev rule: take a service over where its disk appears", "udev.udev")
@@ -130,15 +137,30 @@ def _add_looks(found: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     command.add_argument("service", metavar="SERVICE")
     command.set_defaults(json=False, events=False)
     command = _command(found, "keep", "keep a service's records in order (takeover starts it)", "runs.keep")
-    command.add_argument("service", metavar="SERVICE")
+    _add_service(command)
 
 
 def _command(
     found: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str, does: str
 ) -> argparse.ArgumentParser:
-    command = found.add_parser(name, help=text, allow_abbrev=False)
+    command = _parser(found, name, text)
     command.set_defaults(command=does)
     return command
+
+
+def _parser(
+    found: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str
+) -> argparse.ArgumentParser:
+    """``text`` begins in lower case for the list of commands, and is a sentence in the command's own help."""
+    said = f"{text[0].upper()}{text[1:]}."
+    return found.add_parser(name, help=text, description=said, epilog=MORE, allow_abbrev=False)
+
+
+def _add_service(command: argparse.ArgumentParser, *, nargs: str | None = None) -> None:
+    which = "the service: the name of its file in services.d, without .toml"
+    command.add_argument(
+        "service", metavar="SERVICE", nargs=nargs, help=which if nargs is None else f"{which} (default: all)"
+    )
 
 
 def _add_json(command: argparse.ArgumentParser) -> None:
