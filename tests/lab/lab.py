@@ -77,9 +77,9 @@ class Lab:
         shutil.rmtree(self.directory, ignore_errors=True)
         assert not left, f"processes of the lab are still running: {left}"
 
-    def disk(self, name: str, size: str = "64M") -> Disk:
-        """A new ext4 file system with a UUID of its own; attach it to any number of nodes."""
-        disk = Disk(self.directory / f"{name}.disk", str(uuid.uuid4()))
+    def disk(self, name: str, size: str = "64M", *, identity: str | None = None) -> Disk:
+        """A new ext4 file system, with ``identity`` or any other UUID; attach it to any number of nodes."""
+        disk = Disk(self.directory / f"{name}.disk", identity or str(uuid.uuid4()))
         make = ["mke2fs", "-q", "-t", "ext4", "-U", disk.uuid, str(disk.path), size]
         subprocess.run(make, check=True, timeout=60, stdout=subprocess.DEVNULL)
         return disk

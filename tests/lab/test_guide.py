@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The guide for two nodes, docs/two-nodes.md: what it tells to type, typed in this order on the machines that it names.
+
+Only what comes before is done here: machines, disks, the registry, and the installation.
+"""
+
+from __future__ import annotations
+
+import tomllib
+
+from tests import documentation
+from tests.documentation import GUIDE, Command
+from tests.lab import cluster
+from tests.lab.lab import Lab
+from tests.lab.node import Node
+from tests.lab.test_full_node import BOOT, install
+from tests.lab.witness import lost_by
+
+INSTALL, DEATH = "Install", "A server dies"
+
+
+def type_in(node: Node, command: Command) -> None:
+    """Type a command, which has to succeed, and see that it answers what the page says."""
+    if command.line.endswith("&"):
+        node.start("sh", "-c", command.line.removesuffix("&"))
+        return
+    result = node.run("sh", "-c", command.line, deadline=cluster.COMMAND)
+    said = f"{command.machine}# {command.line}\n{result}"
+    assert result.status == 0, f"{said}{node.run('journalctl', '--no-pager', '--unit', 'nlmfo@home').out}"
+    assert command.missing_in(result.out) == [], said
+
+
+def files() -> dict[str, str]:
+    """The configuration that the guide shows, by the path in each block's first line."""
+    shown = [block.text for block in documentation.blocks(GUIDE) if block.language == "toml"]
+    return {text.splitlines()[0].removeprefix("# "): text for text in shown}
+
+
+def test_the_guide_for_two_nodes_does_what_it_says(lab: Lab) -> None:
+    service = tomllib.loads(files()["/etc/nlmfo/services.d/home.toml"])
+    disks = [lab.disk(f"disk{n}", identity=each["uuid"]) for n, each in enumerate(service["partition"])]
+    machines = {name: lab.node(name, disks=disks, full=True) for name in ("server-a", "server-b")}
+    machines["client"] = lab.node("client")
+    lab.boot(seconds=BOOT)
+    for server in (machines["server-a"], machines["server-b"]):
+        server.shell("mkdir -p /cluster/nlmfo; mount --bind /lab/registry /cluster/nlmfo")
+        install(server)
+        for path, text in files().items():
+            server.put(text, path)
+    machines["client"].shell("rpcbind; rpc.statd --no-notify")  # as on any machine that mounts NFSv3
+
+    typed = [command for command in documentation.commands(GUIDE) if command.heading != INSTALL]
+    assert {command.machine for command in typed} == set(machines)
+    before = ""
+    for command in typed:
+        if command.heading != before == "Move":
+            assert lost_by(machines["client"]) == []
+        if command.heading == DEATH != before:
+            machines["server-b"].cut_power()
+        before = command.heading
+        type_in(machines[command.machine], command)
+    assert before == DEATH
+    assert lost_by(machines["client"]) == []
+    machines["server-a"].check("systemctl", "start", "nlmfo@home", deadline=cluster.COMMAND)
