@@ -52,7 +52,7 @@ def setup(app: Any) -> None:
 
 
 def _without_links(app: Any, doctree: Any, _name: str) -> None:
-    """There is nothing to click on in a man page: of a link to another page stays what it says."""
+    """There is nothing to click on in a man page: a link to another page becomes its name, in italics."""
     if app.builder.format == "man":
         for link in [each for each in doctree.findall(nodes.reference) if "://" not in each.get("refuri", "")]:
-            link.replace_self(link.children)
+            link.replace_self(nodes.emphasis("", "", *link.children))

@@ -14,20 +14,34 @@ from tests.lab import cluster
 from tests.lab.lab import Lab
 from tests.lab.node import Node
 from tests.lab.test_full_node import BOOT, install
-from tests.lab.witness import lost_by
+from tests.lab.witness import await_true, lost_by
 
 INSTALL, DEATH = "Install", "A server dies"
+#: Seconds for what a command shows to become as the page has it.
+ANSWER = 60.0
 
 
 def type_in(node: Node, command: Command) -> None:
-    """Type a command, which has to succeed, and see that it answers what the page says."""
+    """Type a command, which has to succeed, and see that it answers what the page says.
+
+    It is typed again until it does: what was begun by the command before may take a moment.
+    """
     if command.line.endswith("&"):
         node.start("sh", "-c", command.line.removesuffix("&"))
         return
-    result = node.run("sh", "-c", command.line, deadline=cluster.COMMAND)
-    said = f"{command.machine}# {command.line}\n{result}"
-    assert result.status == 0, f"{said}{node.run('journalctl', '--no-pager', '--unit', 'nlmfo@home').out}"
-    assert command.missing_in(result.out) == [], said
+
+    def answers() -> bool:
+        result = node.run("sh", "-c", command.line, deadline=cluster.COMMAND)
+        said.append(f"{command.machine}# {command.line}\n{result}")
+        assert result.status == 0, said[-1] + node.run("journalctl", "--no-pager", "--unit", "nlmfo@home").out
+        return command.missing_in(result.out) == []
+
+    said: list[str] = []
+    try:
+        await_true("the answer of the page", answers, ANSWER)
+    except AssertionError as error:
+        error.add_note(said[-1])
+        raise
 
 
 def files() -> dict[str, str]:
