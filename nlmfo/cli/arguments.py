@@ -134,7 +134,7 @@ def _add_looks(found: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     command = _command(found, "udev", "a udev rule: take a service over where its disk appears", "udev.udev")
     command.add_argument("service", metavar="SERVICE")
     command = _command(found, "serve", "take a service over and look after it (for systemd)", "serve.serve")
-    command.add_argument("service", metavar="SERVICE")
+    _add_service(command)
     command.set_defaults(json=False, events=False)
     command = _command(found, "keep", "keep a service's records in order (takeover starts it)", "runs.keep")
     _add_service(command)

@@ -10,13 +10,14 @@ import tomllib
 
 from tests import documentation
 from tests.documentation import GUIDE, Command
-from tests.lab import cluster
+from tests.lab import cluster, installed
 from tests.lab.lab import Lab
 from tests.lab.node import Node
-from tests.lab.test_full_node import BOOT, install
 from tests.lab.witness import await_true, lost_by
 
 INSTALL, DEATH = "Install", "A server dies"
+#: Seconds for a full node to boot.
+BOOT = 180.0
 #: Seconds for what a command shows to become as the page has it.
 ANSWER = 60.0
 
@@ -58,7 +59,7 @@ def test_the_guide_for_two_nodes_does_what_it_says(lab: Lab) -> None:
     lab.boot(seconds=BOOT)
     for server in (machines["server-a"], machines["server-b"]):
         server.shell("mkdir -p /cluster/nlmfo; mount --bind /lab/registry /cluster/nlmfo")
-        install(server)
+        installed.install(server)
         for path, text in files().items():
             server.put(text, path)
     machines["client"].shell("rpcbind; rpc.statd --no-notify")  # as on any machine that mounts NFSv3

@@ -19,6 +19,7 @@ from nlmfo.cli.main import main
 from nlmfo.config import load
 from nlmfo.config.load import CLUSTER_KEYS, EXPORT_KEYS, PARTITION_KEYS, SERVICE_KEYS, TUNING_KEYS, Tuning
 from nlmfo.errors import ConfigError, ExitCode
+from nlmfo.host.daemons import MOUNT, NFS, NLM, NSM, RPCBIND, TRACKER
 from tests import documentation
 from tests.documentation import CHECKOUT, DOCS, GUIDE, MANUAL, REFERENCE, TROUBLESHOOTING
 
@@ -27,8 +28,9 @@ SOURCES = sorted((CHECKOUT / "nlmfo").rglob("*.py"))
 NAMES = [str(page.relative_to(CHECKOUT)) for page in PAGES]
 #: What has a language: how it is read, below.
 LANGUAGES = {"", "conf", "console", "json", "python", "sh", "toml", "{toctree}"}
-#: Where a code comes as a value: it was named where the value is made.
-PASSED_ON = {"code", "unfit.code", "refusal.code"}
+#: Where a code comes as a value: it was named where the value is made, or it is the name of a program.
+PASSED_ON = {"code": [], "unfit.code": [], "refusal.code": [], "daemons.TRACKER": [TRACKER]}
+PASSED_ON["program.name"] = [program.name for program in (RPCBIND, NSM, MOUNT, NFS, NLM)]
 MAIN_FILE = "/etc/nlmfo/nlmfo.toml"
 #: What each of these is called with before its code.
 BEFORE_CODE = {"Refused": 0, "Unfit": 0, "Trouble": 0, "_error": 1, "_warning": 1, "_complaint": 1, "Finding": 2}
@@ -169,10 +171,9 @@ def codes_in_source() -> Iterator[str]:
 def _code(file: Path, node: ast.expr) -> Iterator[str]:
     if isinstance(node, ast.Constant):
         yield str(node.value)
-    elif ast.unparse(node) == "program.name":  # a part of the service, of nlmfo monitor
-        yield from ("rpcbind", "nfsd", "rpc.mountd", "lockd", "rpc.statd")
     else:
-        assert ast.unparse(node) in PASSED_ON, f"{file}: {ast.unparse(node)}: say here where its values come from"
+        assert ast.unparse(node) in PASSED_ON, f"{file}: {ast.unparse(node)}: say in PASSED_ON what it may be"
+        yield from PASSED_ON[ast.unparse(node)]
 
 
 def test_troubleshooting_explains_every_code_and_no_other() -> None:
