@@ -75,7 +75,7 @@ def _add_runs(found: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     _add_telling(command)
     text = "bring what is exported to the configuration, while the service is served here"
     command = _command(found, "reload", text, "reload.reload")
-    command.add_argument("service", metavar="SERVICE")
+    _add_service(command)
     _add_json(command)
     command = _command(found, "plan", "show what a takeover or release would do, and why", "runs.plan")
     command.add_argument("verb", choices=("takeover", "release"), help="which of the two")
@@ -107,7 +107,7 @@ def _add_looks(found: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     _add_json(command)
     text = "tell clients that have not answered now, not at their next turn"
     command = _command(found, "notify", text, "notify.notify")
-    command.add_argument("service", metavar="SERVICE")
+    _add_service(command)
     command.add_argument("client", metavar="CLIENT", nargs="?", default="", help="only this one")
     _add_json(command)
     command = _command(found, "locks", "which locks clients hold here, on which files", "records.locks")
