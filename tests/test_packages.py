@@ -94,6 +94,11 @@ def elsewhere(files: set[str]) -> set[str]:
     return files
 
 
+def pages(files: set[str]) -> set[str]:
+    """The man pages, as they are before they are compressed."""
+    return {name.removesuffix(".gz") for name in files if name.startswith("/usr/share/man/")}
+
+
 def modules(files: set[str]) -> set[str]:
     """The module's, without the bytecode that distributions add, some at the build and some at the installation."""
     return {name.removeprefix(MODULE) for name in files if name.startswith(MODULE) and not name.endswith(".pyc")}
@@ -106,6 +111,12 @@ def test_the_debian_package_has_all_of_nlmfo_and_nothing_else(in_deb: set[str]) 
     wanted = ["README.md", "changelog", "examples/nlmfo.toml", "examples/services.d/home.toml"]
     wanted += ["examples/nfs.conf.d/50-nlmfo.conf", "examples/nlmfo.rules.yml", "host-isolation.md"]
     assert {f"/usr/share/doc/nlmfo/{name}" for name in wanted} <= documentation
+
+
+def test_the_debian_package_has_every_man_page(in_deb: set[str]) -> None:
+    sources = [page.stem for page in (CHECKOUT / "docs/man").glob("*.md")]
+    assert len(sources) > 2
+    assert pages(in_deb) == {f"/usr/share/man/man{name[-1]}/{name}" for name in sources}
 
 
 def test_the_callout_is_where_nlmfo_looks_for_it(in_deb: set[str]) -> None:
@@ -135,6 +146,7 @@ def test_the_rpm_has_what_the_debian_package_has(deb: Path, in_deb: set[str], tm
     files = {name for mode, _, name in (line.partition(" ") for line in in_rpm) if not mode.startswith("d")}
     assert {name for name in besides(files) if "/.build-id/" not in name} == elsewhere(besides(in_deb) - ONLY_DEBIAN)
     assert modules(files) == modules(in_deb)
+    assert pages(files) == pages(in_deb)
     scripts = said("rpm", "-qp", "--scripts", rpm)
     assert "first" in scripts[scripts.index("preuninstall") : scripts.index("postuninstall")]
 
@@ -194,7 +206,8 @@ def test_pip_and_make_install_all_that_the_package_has(in_deb: set[str], tmp_pat
     # Without a compiler, this is the callout.
     assert os.access(modules_of_pip / "nlmfo/_callouts/nlmfo-callout", os.X_OK)
     said("make", "-C", CHECKOUT, "install", f"DESTDIR={root}", f"NLMFO={program}", PYTHONPATH=str(modules_of_pip))
-    by_make = {f"/{file.relative_to(root)}" for file in root.rglob("*") if file.is_file()}
+    # Man pages are among them if somebody has made them here.
+    by_make = {f"/{file.relative_to(root)}" for file in root.rglob("*") if file.is_file() and "man" not in file.parts}
     expected = elsewhere(besides(in_deb) - ONLY_DEBIAN) - {"/usr/sbin/nlmfo"}
     assert {Path(name).parts[-2:] for name in by_make} == {Path(name).parts[-2:] for name in expected}
     assert {name for name in by_make if not name.startswith("/usr/local/")} == {

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import tomllib
 
+import pytest
+
 from tests import documentation
 from tests.documentation import GUIDE, Command
 from tests.lab import cluster, installed
@@ -51,6 +53,7 @@ def files() -> dict[str, str]:
     return {text.splitlines()[0].removeprefix("# "): text for text in shown}
 
 
+@pytest.mark.timeout(900)
 def test_the_guide_for_two_nodes_does_what_it_says(lab: Lab) -> None:
     service = tomllib.loads(files()["/etc/nlmfo/services.d/home.toml"])
     disks = [lab.disk(f"disk{n}", identity=each["uuid"]) for n, each in enumerate(service["partition"])]
