@@ -132,7 +132,7 @@ def _add_looks(found: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     printed.add_argument("shell", metavar="SHELL", choices=SHELLS, help="bash, zsh or fish")
     printed.set_defaults(prints="completion.script")
     command = _command(found, "udev", "a udev rule: take a service over where its disk appears", "udev.udev")
-    command.add_argument("service", metavar="SERVICE")
+    _add_service(command)
     command = _command(found, "serve", "take a service over and look after it (for systemd)", "serve.serve")
     _add_service(command)
     command.set_defaults(json=False, events=False)
