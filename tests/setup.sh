@@ -5,8 +5,8 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-PACKAGES="e2fsprogs fish gcc groff-base libc6-dev libsystemd-dev make man-db mmdebstrap nfs-common pkg-config python3-dev
-    python3-venv rpcbind shellcheck user-mode-linux util-linux zsh"
+PACKAGES="e2fsprogs fish gcc groff-base libc6-dev make man-db mmdebstrap nfs-common pkg-config python3-venv
+    rpcbind shellcheck user-mode-linux util-linux zsh"
 PACKAGING="debhelper dh-python lintian pybuild-plugin-pyproject python3-all python3-hatchling python3-myst-parser
     python3-pyroute2 python3-pyudev python3-sphinx rpm systemd"
 STAMP=.venv/made-from
