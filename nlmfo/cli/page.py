@@ -14,7 +14,6 @@ from html import escape
 from nlmfo.cli import history, words
 from nlmfo.failover.events import AwaitingRelease, Progressed, Proved, StepDone, StepNotDone
 from nlmfo.failover.past import Run
-from nlmfo.failover.progress import clients_of
 from nlmfo.failover.report import GRACE_BEGINS
 from nlmfo.plain import plain
 
@@ -149,7 +148,7 @@ def _curves(run: Run) -> Iterator[_Curve]:
         for heard in run.heard
         if isinstance(heard.event, Progressed) and heard.event.service == run.begun.service
     ]
-    counts = [(at, clients_of(found)) for at, found in seen]
+    counts = [(at, found.counted) for at, found in seen]
     owed = max((clients.owed for _, clients in counts), default=0)
     if owed:
         yield _Curve("clients told", "told", owed, tuple((at, clients.told) for at, clients in counts))

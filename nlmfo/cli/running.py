@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from nlmfo.cli import text
 from nlmfo.failover.events import AwaitingRelease, Ended, Event, Progressed, StepDone, StepNotDone, StepStarted
 from nlmfo.failover.plan import Action, Step
-from nlmfo.failover.progress import Locks, Progress, clients_of
+from nlmfo.failover.progress import Locks, Progress
 from nlmfo.plain import plain
 
 #: The steps in which clients come back, so that there is more to say than how long it takes.
@@ -71,7 +71,7 @@ class Running:
 
 def standing(found: Progress, wall: float) -> str:
     """How the clients of a service stand, in one line."""
-    clients = clients_of(found)
+    clients = found.counted
     said = f"{clients.told} of {clients.owed} clients told, {clients.answered} answered, {clients.back} back"
     if clients.unreachable:
         said += f", {clients.unreachable} unreachable"
@@ -93,7 +93,7 @@ def _grace(found: Progress, wall: float) -> str:
 
 def _reached(service: str, found: Progress) -> Iterator[tuple[str, str]]:
     """What can be said once and for all."""
-    clients, locks = clients_of(found), found.locks
+    clients, locks = found.counted, found.locks
     if found.told:
         if not clients.owed:
             yield "told", f"{service}: nobody had to be told"

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nlmfo.cli import words
-from nlmfo.failover.progress import clients_of
 from nlmfo.failover.status import ServiceStatus
 from nlmfo.plain import plain
 
@@ -45,7 +44,7 @@ def _in_grace(state: ServiceStatus) -> str:
     progress = state.progress
     if progress is None:
         return ", in grace"
-    clients, locks = clients_of(progress), progress.locks
+    clients, locks = progress.counted, progress.locks
     said = f"{clients.told} of {clients.owed} clients told, {clients.back} back"
     said += f", {locks.back} of {locks.total} locks held again" if locks is not None else ""
     said += " (estimate)" if locks is not None and not locks.exact else ""
@@ -54,7 +53,7 @@ def _in_grace(state: ServiceStatus) -> str:
 
 
 def _unreached(state: ServiceStatus) -> str:
-    unreachable = 0 if state.progress is None else clients_of(state.progress).unreachable
+    unreachable = 0 if state.progress is None else state.progress.counted.unreachable
     if not unreachable:
         return ""
     who = "1 client" if unreachable == 1 else f"{unreachable} clients"

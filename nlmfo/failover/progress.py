@@ -43,6 +43,24 @@ class Locks:
 
 
 @dataclass(frozen=True, slots=True)
+class Clients:
+    """How many clients there were to tell, and how far they have come.
+
+    ``told``: were sent a notice; ``answered``: acknowledged it, or are ``back`` or ``left`` by now; ``unreachable``:
+    did not answer. The last two name the first of those, and of those that were told and have asked for no lock yet.
+    """
+
+    owed: int
+    told: int
+    answered: int
+    back: int
+    left: int
+    unreachable: int
+    unreachable_names: tuple[str, ...] = ()
+    not_back_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """``state``: the NSM state number that clients are told; ``told``: everybody has been sent it once.
 
@@ -69,42 +87,23 @@ class Progress:
     def everybody(self) -> int:
         return sum(self.clients.values())
 
+    @property
+    def counted(self) -> Clients:
+        """What the keeper says of the clients, as numbers and names."""
+        back, left = self.of(Standing.BACK), self.of(Standing.LEFT)
+        return Clients(
+            owed=self.everybody,
+            told=self.everybody - self.of(Standing.PENDING),
+            answered=self.of(Standing.ANSWERED) + back + left,
+            back=back,
+            left=left,
+            unreachable=self.of(Standing.UNREACHABLE),
+            unreachable_names=self._named(Standing.UNREACHABLE),
+            not_back_names=self._named(Standing.TOLD, Standing.ANSWERED),
+        )
 
-@dataclass(frozen=True, slots=True)
-class Clients:
-    """How many clients there were to tell, and how far they have come.
-
-    ``told``: were sent a notice; ``answered``: acknowledged it, or are ``back`` or ``left`` by now; ``unreachable``:
-    did not answer. The last two name the first of those, and of those that were told and have asked for no lock yet.
-    """
-
-    owed: int
-    told: int
-    answered: int
-    back: int
-    left: int
-    unreachable: int
-    unreachable_names: tuple[str, ...] = ()
-    not_back_names: tuple[str, ...] = ()
-
-
-def clients_of(found: Progress) -> Clients:
-    """What a keeper says of the clients, as numbers and names."""
-    back, left = found.of(Standing.BACK), found.of(Standing.LEFT)
-    return Clients(
-        owed=found.everybody,
-        told=found.everybody - found.of(Standing.PENDING),
-        answered=found.of(Standing.ANSWERED) + back + left,
-        back=back,
-        left=left,
-        unreachable=found.of(Standing.UNREACHABLE),
-        unreachable_names=_named(found, Standing.UNREACHABLE),
-        not_back_names=_named(found, Standing.TOLD, Standing.ANSWERED),
-    )
-
-
-def _named(found: Progress, *standings: Standing) -> tuple[str, ...]:
-    return tuple(waiting.client for waiting in found.waiting if waiting.standing in standings)
+    def _named(self, *standings: Standing) -> tuple[str, ...]:
+        return tuple(waiting.client for waiting in self.waiting if waiting.standing in standings)
 
 
 def write(path: Path, progress: Progress) -> None:

@@ -12,7 +12,7 @@ from typing import Any, TypeGuard
 
 from nlmfo.failover.events import Begun, Ended, Event, Progressed, StepDone, StepNotDone
 from nlmfo.failover.plan import Action, Step
-from nlmfo.failover.progress import Clients, Locks, Progress, clients_of
+from nlmfo.failover.progress import Clients, Locks, Progress
 from nlmfo.failover.verbs import Outcome, Verb
 
 #: How many journals to look through for the last release: enough to get past some runs that failed.
@@ -158,7 +158,7 @@ class Reporter:
         begins = [self._done[action] for action in GRACE_BEGINS if action in self._done]
         after = None if heard.over_at is None or not begins else max(0.0, heard.over_at - max(begins))
         grace = Grace(found.in_grace, found.grace_until, found.ended, after)
-        return Told(service, clients_of(found), found.locks, grace, found.problem)
+        return Told(service, found.counted, found.locks, grace, found.problem)
 
     def _pause(self, before: AddressDown | None) -> Pause | None:
         up, outcome = self._done.get(Action.ADDRESS_UP), self._ended and self._ended.outcome
