@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 from nlmfo.child import in_child
 from nlmfo.config import Config, Isolation, Service
-from nlmfo.errors import NlmfoError
+from nlmfo.errors import DeadlineExceeded, NlmfoError, Refused
 from nlmfo.failover import neighbours
 from nlmfo.failover.observe import Observed
 from nlmfo.host import (
@@ -37,14 +38,26 @@ def registry_of(config: Config) -> Registry:
 
 
 def look(config: Config, service: Service, registry: Registry) -> Observed:
-    """Look at everything; raises Refused when the registry cannot be read.
+    """Look at everything; raises Refused when the registry cannot be read, or not in time.
 
     Records that cannot be read do not say that anybody was told: a release must be possible while their storage hangs.
     """
-    owner = registry.read(service.name)
+    owner = _owner(service, registry)
     mounted = frozenset(p.uuid for p in service.partitions if mounts.is_mounted(p))
     seen = _on_node if service.isolation is Isolation.HOST else _in_namespaces
     return seen(config, service, owner, mounted)
+
+
+def _owner(service: Service, registry: Registry) -> OwnerRecord | None:
+    """Read where a registry that hangs (NFS, and its server is away) can be left behind."""
+    try:
+        return in_child("reading the registry", partial(registry.read, service.name), deadline=READ)
+    except DeadlineExceeded as error:
+        raise Refused(
+            "registry-unavailable",
+            f"the registry does not answer ({READ:g} s), so nobody can tell who serves '{service.name}'",
+            hint="see that it is mounted and answers ('ls'), on this node",
+        ) from error
 
 
 def _in_namespaces(config: Config, service: Service, owner: OwnerRecord | None, mounted: frozenset[str]) -> Observed:

@@ -89,6 +89,20 @@ def test_where_the_registry_cannot_be_read_nothing_is_said_of_the_owner(tmp_path
         look(shapes.config(tmp_path), shapes.service(isolation=isolation), DirectoryRegistry(tmp_path))
 
 
+@pytest.mark.timeout(30)
+def test_a_registry_that_hangs_is_one_that_cannot_be_read(
+    registry: DirectoryRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(looking, "READ", 0.2)
+    service = shapes.service()
+    owner = registry.directory / "services" / service.name / "owner"
+    owner.mkdir(parents=True)
+    os.mkfifo(owner / "000001")  # nobody writes to it, so whoever reads it waits
+    with pytest.raises(Refused, match="nobody can tell who serves") as refused:
+        look(shapes.config(registry.directory), service, registry)
+    assert refused.value.code == "registry-unavailable"
+
+
 def test_a_service_that_another_node_claimed_since_is_superseded_while_anything_of_it_is_mounted() -> None:
     service = shapes.service()
     for mounted, owner, superseded in (
