@@ -93,7 +93,9 @@ def _of_service(service: Service, directory: Path) -> list[Run]:
     journals = dict(journal.several(directory, service.name))
     with suppress(NlmfoError, OSError):  # storage that hangs or is elsewhere takes nothing from what is here
         read = partial(journal.several, shared, service.name)
-        journals |= dict(in_child(f"reading {shared}", read, deadline=READ))
+        for name, lines in in_child(f"reading {shared}", read, deadline=READ):
+            if len(lines) > len(journals.get(name, ())):  # that of a release ends where its storage is unmounted
+                journals[name] = lines
     found = (_run(name, journals) for name in journals)
     return [run for run in found if run is not None and run.begun.service == service.name]
 

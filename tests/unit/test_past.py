@@ -123,6 +123,17 @@ def test_runs_of_this_node_and_of_others_are_told_in_order_and_each_once(tmp_pat
     assert (second.begun.node, second.report.outcome) == ("a", Outcome.RELEASED)
 
 
+def test_of_two_journals_of_a_run_the_longer_one_is_read(tmp_path: Path) -> None:
+    """A release unmounts the storage that its second journal is on, and goes on."""
+    beginning = (10.0, replace(BEGUN, verb=Verb.RELEASE))
+    whole = (beginning, (12.0, Ended(Outcome.RELEASED)))
+    for own, shared in ((whole, (beginning,)), ((beginning,), whole)):
+        write(tmp_path / "own", FIRST, *own)
+        write(tmp_path / "state/runs", FIRST, *shared)
+        (run,) = read(tmp_path)
+        assert run.report.outcome is Outcome.RELEASED
+
+
 def test_a_run_that_was_cut_off_has_no_outcome(tmp_path: Path) -> None:
     write(tmp_path / "own", FIRST, (10.0, BEGUN), (11.0, StepDone(MOUNT, 0.5, "")))
     (run,) = read(tmp_path)
