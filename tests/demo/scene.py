@@ -41,11 +41,13 @@ class Verdict:
 class Scene:
     """Two servers, two clients, one service; client 1 holds locks and writes, client 2 wants the same locks."""
 
-    def __init__(self, lab: Lab, story: Story) -> None:
+    def __init__(self, lab: Lab, story: Story, *, full: bool = False) -> None:
+        """Switched off. ``full``: the servers are full nodes, and whoever asks for that sets them up."""
         self.lab = lab
         self.story = story
         self.service = cluster.make_service(lab, "home", [ADDRESS], 1234)
-        self.servers = [lab.node(name, disks=cluster.disks(self.service)) for name in ("server-a", "server-b")]
+        disks = cluster.disks(self.service)
+        self.servers = [lab.node(name, disks=disks, full=full) for name in ("server-a", "server-b")]
         self.clients = [lab.node(name) for name in ("client-1", "client-2")]
 
     def boot(self) -> None:

@@ -30,6 +30,7 @@ PACKAGES = (
     "iproute2",
     "iputils-ping",
     "kmod",
+    "libxml2-utils",
     "nfs-kernel-server",
     "nftables",
     "pacemaker",

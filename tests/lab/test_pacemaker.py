@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The resource agent under the real Pacemaker and Corosync, with fencing, and with clients that hold locks.
+
+The commands are those of docs/pacemaker.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from tests.demo.scene import Scene
+from tests.demo.story import Story
+from tests.lab import cluster, pacemaker, test_full_node
+from tests.lab.lab import Lab
+from tests.lab.node import Node
+from tests.lab.pacemaker import COMMAND, PowerSwitch, runs_on, told
+from tests.lab.witness import await_true
+
+#: Seconds for Pacemaker to notice, to decide and to have it done on these slow kernels.
+SOON = 300.0
+#: For ocf-tester, which has some thirty actions done.
+TESTED = 400.0
+#: Programs of the service that a client's locks depend on.
+DAEMONS = {"rpcbind", "rpc.statd", "rpc.mountd"}
+#: The switch works from server-b, so that the service starts on server-a.
+FENCING = """configure
+primitive power stonith:fence_lab params pcmk_host_check=static-list pcmk_host_list="server-a server-b"
+location power-there power 100: server-b
+commit
+"""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Two servers under Pacemaker, two clients, and the switch that cuts the servers' power."""
+
+    scene: Scene
+    power: PowerSwitch
+
+    def do(self, server: Node, heading: str, number: int = 0) -> None:
+        """What the guide says under that heading."""
+        server.shell(told(heading, number), deadline=COMMAND)
+
+    def await_on(self, there: Node) -> None:
+        """First by the registry: whoever asks Pacemaker all the time takes the node's processor from it."""
+        what = f"Pacemaker to have the service on {there.name}"
+        await_true(what, lambda: there.name in self.owner() and "serving" in self.owner(), SOON)
+        await_true(what, lambda: runs_on(there, "home"), SOON)
+
+    def owner(self) -> str:
+        """The newest owner record as it stands; empty before the first."""
+        records = sorted((self.scene.lab.registry / "services/home/owner").glob("[0-9]*"))
+        return records[-1].read_text() if records else ""
+
+    def judge(self, act: str, server: Node, since: int) -> None:
+        verdict = self.scene.judge(act, server, since)
+        assert verdict.good(), f"{verdict}\n{verdict.problems}\n{pacemaker.crm_mon(server)}"
+        assert runs_on(server, "home")
+
+
+@pytest.mark.timeout(1800)
+def test_the_agent_passes_ocf_tester_and_the_schema_of_resource_agents(lab: Lab) -> None:
+    """Both of Debian 12; ocf-tester has some thirty actions done, and validates against the document type."""
+    service = cluster.make_service(lab, "home", ["10.10.0.100/24"], 1234)
+    server = lab.node("server-a", disks=cluster.disks(service))
+    cluster.prepare(lab, [server], service)
+    pacemaker.install(server)
+    schema = "/usr/share/resource-agents/metadata.rng"
+    server.shell(f"{pacemaker.AGENT} meta-data > /tmp/nlmfo.xml; xmllint --noout --relaxng {schema} /tmp/nlmfo.xml")
+    words = ("-n", "home", "-o", "service=home", pacemaker.AGENT)
+    assert f"{pacemaker.AGENT} passed all tests" in server.check("ocf-tester", *words, deadline=TESTED)
+
+
+@pytest.mark.timeout(1800)
+def test_under_pacemaker_no_lock_is_lost_and_only_fencing_passes_for_proof(lab: Lab) -> None:
+    """The chapters of one story: a cluster takes too long to make for each."""
+    scene = Scene(lab, Story(), full=True)
+    a, b = scene.servers
+    made = Cluster(scene, PowerSwitch(lab.registry / "power", {server.name: server for server in scene.servers}))
+    lab.boot(seconds=test_full_node.BOOT)
+    for server in scene.servers:
+        pacemaker.install(server)
+    pacemaker.start(scene.servers)
+    scene.boot()
+    pacemaker.await_members(scene.servers)
+
+    it_starts_and_moves(made, a, b)
+    standby_empties_a_node_and_nothing_moves_back(made, a, b)
+    what_cannot_be_told_takes_nothing_down(made, a)
+    daemons_that_are_killed_are_started_again_and_named(made, a)
+    after_a_power_cut_fencing_is_the_proof(made, a, b)
+
+
+def it_starts_and_moves(made: Cluster, a: Node, b: Node) -> None:
+    a.check("crm", "--file", "-", stdin=FENCING, deadline=COMMAND)
+    made.do(a, "The resource")
+    made.await_on(a)
+    made.scene.start_clients()
+    since = made.scene.holder.writes()
+    made.do(a, "Every day", 0)
+    made.await_on(b)
+    made.do(b, "Every day", 1)
+    made.judge("move", b, since)
+
+
+def standby_empties_a_node_and_nothing_moves_back(made: Cluster, a: Node, b: Node) -> None:
+    since = made.scene.holder.writes()
+    made.do(b, "Every day", 2)
+    made.await_on(a)
+    made.do(b, "Every day", 3)
+    made.judge("standby", a, since)
+
+
+def what_cannot_be_told_takes_nothing_down(made: Cluster, server: Node) -> None:
+    """A monitor that meets a mistake in the configuration, as while somebody edits it."""
+    file = "/etc/nlmfo/services.d/home.toml"
+    before = made.owner()
+    server.shell(f"mv {file} {file}.away")
+    # Pacemaker 2.1.5 calls it OCF_DEGRADED, newer ones degraded.
+    await_true("a monitor", lambda: "degraded" in pacemaker.crm_mon(server).lower(), SOON)
+    assert "there is no service 'home'" in pacemaker.crm_mon(server)
+    assert runs_on(server, "home")
+    server.shell(f"mv {file}.away {file}")
+    assert made.owner() == before
+
+
+def daemons_that_are_killed_are_started_again_and_named(made: Cluster, server: Node) -> None:
+    since = made.scene.holder.writes()
+    named = server.shell("ps -o comm=,pid= -p $(ip netns pids nlmfo-home | paste -s -d ,)")
+    found = dict(line.split() for line in named.splitlines())
+    assert found.keys() >= DAEMONS
+    before = made.owner()
+    server.shell(f"kill -9 {' '.join(found[name] for name in DAEMONS)}")
+    await_true("Pacemaker to stop the service", lambda: made.owner() != before, SOON)
+    made.await_on(server)
+    assert "rpc.statd does not answer" in pacemaker.crm_mon(server)
+    made.judge("killed daemons", server, since)
+    server.check("crm_resource", "--resource", "home", "--cleanup", deadline=COMMAND)
+
+
+def after_a_power_cut_fencing_is_the_proof(made: Cluster, owner: Node, other: Node) -> None:
+    since = made.scene.holder.writes()
+    owner.cut_power()
+    made.await_on(other)
+    assert made.power.fenced == [owner.name]
+    assert f"{owner.name} is fenced" in other.shell("nlmfo history last")
+    made.judge("power cut", other, since)
