@@ -16,7 +16,7 @@ import pytest
 from nlmfo.config import Config, Isolation, Service
 from nlmfo.deadline import Deadline
 from nlmfo.errors import DeadlineExceeded, NlmfoError, Refused
-from nlmfo.failover import host, keeper, neighbours, progress, runs, shared
+from nlmfo.failover import host, neighbours, place, progress, runs, shared
 from nlmfo.failover.actions import Standpoint
 from nlmfo.failover.events import ExportLeftOut
 from nlmfo.failover.host import HostActions
@@ -50,7 +50,7 @@ class Scene:
         self.trouble: Exception | None = None
         self.made = ExitStack()
         patch.setattr(neighbours, "RUN", directory / "run")
-        patch.setattr(keeper, "RUN", directory / "run")
+        patch.setattr(place, "RUN", directory / "run")
         patch.setattr(view, "CALLOUT_CONFIG", self.callout)
         patch.setattr(view, "SPOOL", directory / "spool")
         patch.setattr(view, "STATD_HOMES", (directory,))
