@@ -7,7 +7,6 @@ Only ``nlmfo.cli`` prints them or turns them into an exit status.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from enum import IntEnum
 from pathlib import Path
@@ -110,6 +109,8 @@ class CommandFailed(NlmfoError):
         self.stderr = stderr
         ended = f"signal {-returncode}" if returncode < 0 else f"status {returncode}"
         said = f": {stderr.strip()}" if stderr.strip() else ""
+        import shlex  # noqa: PLC0415 - 1 ms that only a failure needs
+
         super().__init__(f"'{shlex.join(argv)}' ended with {ended}{said}", hint=hint)
 
 

@@ -12,7 +12,7 @@ from ipaddress import ip_address
 
 from nlmfo.config import Config, Isolation, Service
 from nlmfo.errors import NlmfoError, NotOwned, Refused
-from nlmfo.failover.look import registry_of
+from nlmfo.failover.owner import registry_of
 from nlmfo.failover.runs import not_served
 from nlmfo.host import mounts
 from nlmfo.host.namespaces import Namespaces

@@ -16,8 +16,9 @@ from pathlib import Path
 from nlmfo.child import in_child
 from nlmfo.config import Config, Isolation, Partition, Service
 from nlmfo.errors import NlmfoError
-from nlmfo.failover.look import look, registry_of
+from nlmfo.failover.look import look
 from nlmfo.failover.observe import Observed
+from nlmfo.failover.owner import registry_of
 from nlmfo.failover.runs import not_served
 from nlmfo.host import daemons
 from nlmfo.host.addresses import Address

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 
 from nlmfo.child import in_child
 from nlmfo.config import Config, Isolation, Service
-from nlmfo.errors import DeadlineExceeded, NlmfoError, Refused
+from nlmfo.errors import NlmfoError
 from nlmfo.failover import neighbours
 from nlmfo.failover.observe import Observed
+from nlmfo.failover.owner import owner_of
 from nlmfo.host import (
     addresses,
     exports,
@@ -20,11 +20,11 @@ from nlmfo.host import (
     node_exports,
     view,
 )
-from nlmfo.host.namespaces import RUN, Namespaces
+from nlmfo.host.namespaces import Namespaces
 from nlmfo.host.node import Node
 from nlmfo.kernel import grace, locks, nfsd, proposed
 from nlmfo.ownership.record import OwnerRecord, boot_id
-from nlmfo.ownership.registry import DirectoryRegistry, NoRegistry, Registry
+from nlmfo.ownership.registry import Registry
 from nlmfo.records.callout import CALLOUT_CONFIG, callout_addresses
 from nlmfo.records.store import Store
 
@@ -32,32 +32,15 @@ from nlmfo.records.store import Store
 READ = 5.0
 
 
-def registry_of(config: Config) -> Registry:
-    """Where the owner records of this configuration are."""
-    return NoRegistry(RUN) if config.registry is None else DirectoryRegistry(config.registry)
-
-
 def look(config: Config, service: Service, registry: Registry) -> Observed:
     """Look at everything; raises Refused when the registry cannot be read, or not in time.
 
     Records that cannot be read do not say that anybody was told: a release must be possible while their storage hangs.
     """
-    owner = _owner(service, registry)
+    owner = owner_of(service, registry)
     mounted = frozenset(p.uuid for p in service.partitions if mounts.is_mounted(p))
     seen = _on_node if service.isolation is Isolation.HOST else _in_namespaces
     return seen(config, service, owner, mounted)
-
-
-def _owner(service: Service, registry: Registry) -> OwnerRecord | None:
-    """Read where a registry that hangs (NFS, and its server is away) can be left behind."""
-    try:
-        return in_child("reading the registry", partial(registry.read, service.name), deadline=READ)
-    except DeadlineExceeded as error:
-        raise Refused(
-            "registry-unavailable",
-            f"the registry does not answer ({READ:g} s), so nobody can tell who serves '{service.name}'",
-            hint="see that it is mounted and answers ('ls'), on this node",
-        ) from error
 
 
 def _in_namespaces(config: Config, service: Service, owner: OwnerRecord | None, mounted: frozenset[str]) -> Observed:

@@ -26,7 +26,8 @@ from nlmfo.errors import NlmfoError
 from nlmfo.failover import last_run
 from nlmfo.failover.host import no_way_into_grace
 from nlmfo.failover.last_run import RUNS
-from nlmfo.failover.look import look, registry_of
+from nlmfo.failover.look import look
+from nlmfo.failover.owner import registry_of
 from nlmfo.host import (
     exports,
     interfaces,

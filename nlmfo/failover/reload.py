@@ -25,8 +25,9 @@ from nlmfo.errors import NlmfoError, Refused
 from nlmfo.failover import last_run, neighbours, netns, shared
 from nlmfo.failover.actions import callout_entries
 from nlmfo.failover.keeper import Keeper
-from nlmfo.failover.look import look, registry_of
+from nlmfo.failover.look import look
 from nlmfo.failover.observe import Observed
+from nlmfo.failover.owner import registry_of
 from nlmfo.failover.place import Place
 from nlmfo.failover.plan import Action
 from nlmfo.failover.runs import not_served, only_run

@@ -25,9 +25,10 @@ from nlmfo.failover.events import AwaitingRelease, Begun, CleaningUp, Ended, Pla
 from nlmfo.failover.host import HostActions, no_way_into_grace
 from nlmfo.failover.journal import Journal
 from nlmfo.failover.last_run import RUNS
-from nlmfo.failover.look import look, registry_of
+from nlmfo.failover.look import look
 from nlmfo.failover.netns import NetnsActions
 from nlmfo.failover.observe import Observed
+from nlmfo.failover.owner import registry_of
 from nlmfo.failover.plan import Action, Plan
 from nlmfo.failover.verbs import Outcome, Verb
 from nlmfo.host import node_server, own_mounts

@@ -1,22 +1,23 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What ``nlmfo status`` says of a service: the owner record beside what the kernel shows here."""
+"""What ``nlmfo status`` says of a service: the owner record beside what is here of it.
+
+People and programs ask for it all the time, on each node, and mostly of what another node serves: then there is nothing
+to look at, and what looking takes is not even imported.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from nlmfo.config import Config, Isolation, Service
 from nlmfo.errors import NlmfoError
 from nlmfo.failover import last_run
 from nlmfo.failover.last_run import RUNS
-from nlmfo.failover.look import look, registry_of
-from nlmfo.failover.place import Place
-from nlmfo.host import view
+from nlmfo.failover.owner import owner_of, registry_of
+from nlmfo.host import mounts
 from nlmfo.host.namespaces import Namespaces
 from nlmfo.ownership.record import OwnerRecord
-from nlmfo.records.spool import refused, spool_status
 
 if TYPE_CHECKING:
     from nlmfo.failover.progress import Progress
@@ -52,47 +53,27 @@ class ServiceStatus:
 def of_service(config: Config, service: Service) -> ServiceStatus:
     """Look at one service; needs root when something of it is up here."""
     try:
-        seen = look(config, service, registry_of(config))
+        owner = owner_of(service, registry_of(config))
     except NlmfoError as error:
         return ServiceStatus(service.name, None, "unknown", in_grace=False, problem=error.text)
-    here: Literal["no", "partly", "serving"] = "no"
-    if seen.serves(service):
-        here = "serving"
-    elif seen.anything() or seen.owned:
-        here = "partly"
+    if _is_nowhere_here(config, service, owner):
+        return ServiceStatus(service.name, owner, "no", in_grace=False, problem=None, unfinished=unfinished(service))
+    from nlmfo.failover import status_here  # noqa: PLC0415 - 20 ms: see above
+
+    return status_here.of_service(config, service)
+
+
+def unfinished(service: Service) -> str | None:
+    """The last run here, where it did not come to its end."""
     past = last_run.newest(RUNS, service.name)
-    state = ServiceStatus(
-        service.name,
-        seen.owner,
-        here,
-        in_grace=here != "no" and seen.in_grace,
-        problem=None,
-        untold=here == "serving" and not seen.told and not seen.unread,
-        unread=bool(seen.unread),
-        superseded=seen.superseded(config.node),
-        unfinished=None if past is None or past.finished else past.reached,
-        progress=_progress(service, seen.owner) if here == "serving" and seen.owner is not None else None,
-    )
-    if seen.isolated:
-        return _with_spool(state, service, view.on_node(Namespaces(service.name), view.SPOOL))
-    return _with_spool(state, service, view.SPOOL) if seen.attached else state
+    return None if past is None or past.finished else past.reached
 
 
-def _progress(service: Service, owner: OwnerRecord) -> Progress | None:
-    """What the keeper says of the clients, if it says so of the generation that is served here."""
-    from nlmfo.failover import progress  # noqa: PLC0415 - 4 ms that a node which does not serve it needs not spend
-
-    host = service.isolation is Isolation.HOST
-    place = Place.of_node(service.name) if host else Place.on_node(Namespaces(service.name))
-    found = progress.read(place.progress)
-    return found if found is not None and found.state == owner.state else None
-
-
-def _with_spool(state: ServiceStatus, service: Service, spool: Path) -> ServiceStatus:
-    found = [spool_status(spool, address.ip) for address in service.addresses]
-    return replace(
-        state,
-        waiting=sum(each.waiting for each in found),
-        stalled=next((each.stalled for each in found if each.stalled), None),
-        refused=len(refused(spool)),
+def _is_nowhere_here(config: Config, service: Service, owner: OwnerRecord | None) -> bool:
+    """Whether nothing of it can be here: all else that nlmfo.failover.look sees of it lives in its namespaces."""
+    return (
+        service.isolation is Isolation.NETNS
+        and not (owner is not None and owner.serves(config.node))
+        and not any(mounts.is_mounted(partition) for partition in service.partitions)
+        and not Namespaces(service.name).traces()
     )

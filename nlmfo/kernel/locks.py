@@ -15,7 +15,6 @@ of all readings where pages always began at the same place, and of one in a hund
 from __future__ import annotations
 
 import os
-import random
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -64,7 +63,7 @@ def table(*, files: ControlFiles = PROC) -> tuple[Lock, ...]:
 
 def held_by_clients(devices: set[str], *, files: ControlFiles = PROC) -> tuple[Lock, ...]:
     """The locks on ``devices`` that belong to the lockd kernel thread, so to NFSv3 clients."""
-    found = _on(devices, files.pieces(TABLE, random.randrange(1, PAGE)))
+    found = _on(devices, files.pieces(TABLE, 1 + int.from_bytes(os.urandom(4), "big") % (PAGE - 1)))
     lockd = {pid for pid in {lock.pid for lock in found} if _is_lockd(pid, files)}
     return tuple(lock for lock in found if lock.pid in lockd)
 

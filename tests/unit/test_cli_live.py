@@ -29,7 +29,7 @@ from nlmfo.cli.running import Running, standing
 from nlmfo.config import Config, Service
 from nlmfo.deadline import Deadline
 from nlmfo.errors import ExitCode, Incomplete, NlmfoError, Refused
-from nlmfo.failover import journal, progress, runs
+from nlmfo.failover import journal, progress, runs, status_here
 from nlmfo.failover import status as status_of
 from nlmfo.failover.events import (
     AwaitingRelease,
@@ -743,7 +743,8 @@ def test_status_believes_the_keeper_of_the_generation_that_is_served_here(
         seen = replace(shapes.all_up(service), owner=replace(shapes.record(), state=7))
         return seen if here == "serving" else replace(seen, threads=0)
 
-    monkeypatch.setattr(status_of, "look", look)
+    monkeypatch.setattr(status_of, "_is_nowhere_here", lambda *_: False)
+    monkeypatch.setattr(status_here, "look", look)
     monkeypatch.setattr(Place, "on_node", lambda _: place)
     assert nlmfo("status", "--json") == 0
     (found,) = json.loads(capsys.readouterr().out)["services"]

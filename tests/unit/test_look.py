@@ -17,6 +17,7 @@ from nlmfo.config import Config, Isolation, Service
 from nlmfo.errors import Refused
 from nlmfo.failover import look as looking
 from nlmfo.failover import neighbours
+from nlmfo.failover import owner as owners
 from nlmfo.failover.look import look
 from nlmfo.failover.observe import Observed
 from nlmfo.host import (
@@ -93,7 +94,7 @@ def test_where_the_registry_cannot_be_read_nothing_is_said_of_the_owner(tmp_path
 def test_a_registry_that_hangs_is_one_that_cannot_be_read(
     registry: DirectoryRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(looking, "READ", 0.2)
+    monkeypatch.setattr(owners, "READ", 0.2)
     service = shapes.service()
     owner = registry.directory / "services" / service.name / "owner"
     owner.mkdir(parents=True)

@@ -32,7 +32,7 @@ from nlmfo.failover.events import (
     StepNotDone,
     StepStarted,
 )
-from nlmfo.failover.look import registry_of
+from nlmfo.failover.owner import registry_of
 from nlmfo.failover.plan import Action
 from nlmfo.failover.runs import Outlook
 from nlmfo.failover.verbs import Outcome, Verb

@@ -11,9 +11,9 @@ from typing import Literal
 import pytest
 
 from nlmfo.cli import states
-from nlmfo.config import Isolation
+from nlmfo.config import Config, Isolation, Service
 from nlmfo.errors import Refused
-from nlmfo.failover import status
+from nlmfo.failover import status, status_here
 from nlmfo.failover.events import Begun, Ended, Event, RollingBack, StepStarted
 from nlmfo.failover.journal import Journal
 from nlmfo.failover.look import look
@@ -21,9 +21,9 @@ from nlmfo.failover.observe import Observed
 from nlmfo.failover.plan import Action, Step
 from nlmfo.failover.status import ServiceStatus, of_service
 from nlmfo.failover.verbs import Outcome, Verb
-from nlmfo.host import namespaces, view
+from nlmfo.host import mounts, namespaces, view
 from nlmfo.ownership.record import Standing
-from nlmfo.ownership.registry import DirectoryRegistry
+from nlmfo.ownership.registry import DirectoryRegistry, Registry
 from nlmfo.records.layout import directory_name
 from tests.unit import shapes
 from tests.unit.shapes import EARLIER_BOOT, HERE, THERE
@@ -33,7 +33,8 @@ MOUNT = Step(Action.MOUNT, "/srv/home")
 
 
 def seen_as(monkeypatch: pytest.MonkeyPatch, seen: Observed) -> ServiceStatus:
-    monkeypatch.setattr(status, "look", lambda *_: seen)
+    monkeypatch.setattr(status, "_is_nowhere_here", lambda *_: False)
+    monkeypatch.setattr(status_here, "look", lambda *_: seen)
     return of_service(shapes.config(None), SERVICE)
 
 
@@ -65,6 +66,31 @@ def test_a_service_of_which_anything_is_missing_is_only_partly_here(
     found = seen_as(monkeypatch, shapes.observed(SERVICE, **(whole | {missing: less})))  # type: ignore[arg-type]
     assert found.here == "partly"
     assert "PARTLY up here: run 'nlmfo resume' or 'nlmfo abort'" in line(found)
+
+
+@pytest.mark.parametrize("trace", ["nothing", "mounted", "namespaces", "owner"])
+def test_where_nothing_of_it_can_be_here_nothing_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, trace: str
+) -> None:
+    """And what looking finds there is the same."""
+    registry = DirectoryRegistry(tmp_path)
+    (tmp_path / "services").mkdir()
+    registry.claim(shapes.record(3, HERE if trace == "owner" else THERE, boot=EARLIER_BOOT))
+    monkeypatch.setattr(mounts, "is_mounted", lambda _: trace == "mounted")
+    monkeypatch.setattr(namespaces.Namespaces, "traces", lambda _: trace == "namespaces")
+    asked: list[str] = []
+
+    def look_at(config: Config, service: Service, where: Registry) -> Observed:
+        asked.append(service.name)
+        return look(config, service, where)
+
+    monkeypatch.setattr(status_here, "look", look_at)
+    found = of_service(shapes.config(tmp_path), SERVICE)
+    assert asked == ([] if trace == "nothing" else ["home"])
+    if trace == "nothing":
+        monkeypatch.setattr(status, "_is_nowhere_here", lambda *_: False)
+        assert of_service(shapes.config(tmp_path), SERVICE) == found
+        assert asked == ["home"]
 
 
 def test_a_service_that_another_node_serves_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,7 +253,8 @@ def test_records_that_did_not_reach_the_storage_are_a_warning_wherever_the_spool
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, isolation: Isolation
 ) -> None:
     service = replace(SERVICE, isolation=isolation)
-    monkeypatch.setattr(status, "look", lambda *_: shapes.all_up(service))
+    monkeypatch.setattr(status, "_is_nowhere_here", lambda *_: False)
+    monkeypatch.setattr(status_here, "look", lambda *_: shapes.all_up(service))
     monkeypatch.setattr(namespaces, "RUN", tmp_path / "run")
     monkeypatch.setattr(view, "SPOOL", view.SPOOL if isolation is Isolation.NETNS else tmp_path / "spool")
     spool_with_trouble(tmp_path / ("run/home/run/nlmfo/spool" if isolation is Isolation.NETNS else "spool"))

@@ -20,7 +20,7 @@ from nlmfo.deadline import Deadline, poll_until
 from nlmfo.errors import DeadlineExceeded, ExitCode, NlmfoError, NotOwned
 from nlmfo.failover import runs
 from nlmfo.failover.events import Troubled
-from nlmfo.failover.look import registry_of
+from nlmfo.failover.owner import owner_of, registry_of
 from nlmfo.failover.supervise import BeyondMending, Supervisor
 from nlmfo.host import mounts, systemd
 from nlmfo.kernel import syscalls
@@ -86,7 +86,7 @@ def _look_after(config: Config, supervisor: Supervisor, signals: socket.socket) 
 
 def _given_up(config: Config, service: str) -> ExitCode:
     """Whether that is as it should be."""
-    owner = registry_of(config).read(service)
+    owner = owner_of(config.service(service), registry_of(config))
     by_hand = owner is not None and owner.node == config.node and owner.standing is Standing.RELEASED
     return ExitCode.OK if by_hand else ExitCode.NOT_OWNED
 
