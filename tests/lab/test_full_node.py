@@ -101,7 +101,7 @@ def test_a_service_of_systemd_is_looked_after_moves_and_survives_boot_and_shutdo
     each_daemon_that_is_killed_runs_again_and_no_lock_is_lost_nor_grace_begun(scene)
     when_what_looks_after_it_is_killed_the_service_does_not_notice(scene)
     an_nfsd_that_was_stopped_takes_a_takeover_in_which_every_lock_is_reclaimed(scene)
-    a_move_by_systemd_keeps_every_lock_and_the_nodes_own_server(scene)
+    a_move_and_a_restart_by_systemd_keep_every_lock_and_the_nodes_own_server(scene)
     a_node_that_shuts_down_releases_first_and_one_where_the_disk_appears_takes_over(scene)
 
 
@@ -159,12 +159,14 @@ def an_nfsd_that_was_stopped_takes_a_takeover_in_which_every_lock_is_reclaimed(s
     scene.see_unharmed(scene.a)
 
 
-def a_move_by_systemd_keeps_every_lock_and_the_nodes_own_server(scene: Scene) -> None:
+def a_move_and_a_restart_by_systemd_keep_every_lock_and_the_nodes_own_server(scene: Scene) -> None:
     systemctl(scene.a, "stop", UNIT)
     assert pid_of(scene.a, "") == ""
     refused = scene.b.run("systemctl", "start", "nlmfo@nosuch", deadline=cluster.COMMAND)
     assert refused.status != 0
     systemctl(scene.b, "start", UNIT)
+    scene.see_unharmed(scene.b)
+    systemctl(scene.b, "restart", UNIT)
     scene.see_unharmed(scene.b)
     acknowledged = scene.holder.writes()
     assert scene.holder.check_on_disk(scene.b, scene.service) >= acknowledged > 0
