@@ -12,6 +12,7 @@ import ipaddress
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -105,6 +106,9 @@ def _of_node(config: Config) -> Iterator[Finding]:
         text = f"Python's {INOTIFY} is not installed: which clients sm-notify has told is learned half a second later"
         mend = 'install it (python3-inotify-simple, or inotify-simple of PyPI), or set notifier = "nlmfo"'
         yield _warning("node", "inotify-missing", text, mend)
+    files = [each.file for each in config.services.values()]
+    for path in (config.directory, config.directory / "nlmfo.toml", config.directory / "services.d", *files):
+        yield from _of_rights("node", path, "can have root run commands, mount and export")
     yield from _of_registry(config)
     yield from _of_space("node", RUNS.parent, "the journals of runs")
 
@@ -125,6 +129,7 @@ def _of_registry(config: Config) -> Iterator[Finding]:
     if same_disk:
         text = f"the registry {registry} is on this node's own root file system: other nodes cannot see it"
         yield _error("node", "registry-local", text, "put it on a cluster file system, or on NFS from another machine")
+    yield from _of_rights("node", registry / "services", "can say who serves")
     yield from _of_space("node", registry, "owner records")
 
 
@@ -233,6 +238,15 @@ def _of_runs(service: Service) -> Iterator[Finding]:
             yield _error(
                 service.name, "unfinished", text, f"'nlmfo resume {service.name}' or 'nlmfo abort {service.name}'"
             )
+
+
+def _of_rights(subject: str, path: Path, what: str) -> Iterator[Finding]:
+    """Who can write there besides root, and what he can do then."""
+    with suppress(OSError):
+        found = in_child(f"looking at {path}", path.stat, deadline=ANSWER)
+        if found.st_uid != 0 or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            text = f"{path} can be written to by others than root, and who can do that {what}"
+            yield _error(subject, "writable-by-others", text, f"'chown root {path}; chmod go-w {path}'")
 
 
 def _of_space(subject: str, path: Path, what: str) -> Iterator[Finding]:

@@ -103,6 +103,20 @@ def test_where_everything_is_in_order_nothing_is_found(scene: Scene) -> None:
     assert scene.codes() == []
 
 
+@pytest.mark.parametrize(
+    ("mode", "uid", "found"), [(0o755, 0, False), (0o775, 0, True), (0o757, 0, True), (0o755, 7, True)]
+)
+@pytest.mark.parametrize("path", ["conf", "conf/services.d", "conf/services.d/home.toml", "registry/services"])
+def test_what_others_than_root_can_write_to_is_found(scene: Scene, path: str, mode: int, uid: int, found: bool) -> None:
+    there = scene.directory / path
+    there.mkdir(parents=True, exist_ok=True)
+    there.chmod(mode)
+    os.chown(there, uid, 0)
+    scene.serve(replace(scene.service, file=scene.directory / "conf/services.d/home.toml"))
+    scene.config = replace(scene.config, directory=scene.directory / "conf")
+    assert scene.codes() == (["writable-by-others"] if found else [])
+
+
 def test_programs_that_are_missing_are_named_with_the_packages_that_bring_them(scene: Scene) -> None:
     scene.missing = {"rpc.statd", "nfsdcld"}
     found = scene.only()
