@@ -164,7 +164,7 @@ def lose_power(stage: Stage, servers: tuple[Node, Node], verb: str, before: int)
     return other, serving
 
 
-@pytest.mark.timeout(LONG if EVERY_KILL else 300)
+@pytest.mark.timeout(LONG if EVERY_KILL else 900)
 def test_locks_survive_a_kill_at_step_boundaries_of_release_and_takeover(stage: Stage, record_property: Any) -> None:
     serving, other = stage.servers
     release, takeover = boundaries(serving, "release"), boundaries(other, "takeover")
@@ -183,7 +183,7 @@ def test_locks_survive_a_kill_at_step_boundaries_of_release_and_takeover(stage: 
     print(f"{kills} kills, {len(stage.holder.held)} locks, none lost")
 
 
-@pytest.mark.timeout(LONG if EVERY_POWER_CUT else 300)
+@pytest.mark.timeout(LONG if EVERY_POWER_CUT else 900)
 def test_locks_survive_a_power_cut_at_step_boundaries_of_release_and_takeover(
     stage: Stage, record_property: Any
 ) -> None:

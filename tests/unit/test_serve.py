@@ -33,7 +33,7 @@ class Scene:
     """A service whose rounds the test writes: each may end in a signal to this very process."""
 
     def __init__(self, directory: Path, patch: pytest.MonkeyPatch) -> None:
-        self.directory = directory
+        self.directory, self.patch = directory, patch
         self.told: list[dict[str, str | int]] = []
         self.rounds: list[Callable[[Config], tuple[Trouble, ...]]] = []
         self.became: list[str] = []
@@ -88,6 +88,13 @@ def fails(error: Exception) -> Callable[[Config], tuple[Trouble, ...]]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_is_ready_when_it_is_served_and_a_signal_ends_in_a_release(scene: Scene, number: signal.Signals) -> None:
+    handlers: list[object] = []
+
+    def takeover(*_: object) -> bool:
+        handlers.append(signal.getsignal(number))
+        return True
+
+    scene.patch.setattr(runs, "takeover", takeover)
     scene.rounds = [well, lambda _: (Trouble("storage", "/srv/home is slow"),), ends(number)]
     with pytest.raises(Executed):
         scene.serve()
@@ -95,7 +102,7 @@ def test_it_is_ready_when_it_is_served_and_a_signal_ends_in_a_release(scene: Sce
     assert {"READY": 1, "STATUS": "served here"} in scene.told
     assert scene.statuses() == ["served here; all is well", "/srv/home is slow", "served here; all is well"]
     assert scene.told[-1]["STOPPING"] == 1
-    assert signal.getsignal(number) is not signal.SIG_IGN
+    assert [signal.getsignal(number)] == handlers  # as it was before the rounds
 
 
 def test_after_a_hangup_it_goes_by_the_configuration_as_it_is_then(scene: Scene) -> None:
