@@ -28,6 +28,7 @@ class Service:
     addresses: Sequence[str]
     fsid: int
     settings: Mapping[str, object] = field(default_factory=dict)
+    grace: int = GRACE
 
     @property
     def export(self) -> str:
@@ -44,7 +45,7 @@ class Service:
 addresses = [{addresses}]
 interface = "eth0"
 state = "/srv/nlmfo/{self.name}"
-grace = {GRACE}
+grace = {self.grace}
 {more}
 [[partition]]
 uuid = "{self.data.uuid}"
@@ -59,9 +60,11 @@ clients = {{ "*" = "rw,no_root_squash,sync" }}
 """
 
 
-def make_service(lab: Lab, name: str, addresses: Sequence[str], fsid: int, **settings: object) -> Service:
+def make_service(
+    lab: Lab, name: str, addresses: Sequence[str], fsid: int, *, grace: int = GRACE, **settings: object
+) -> Service:
     """A service with fresh disks of its own."""
-    return Service(name, lab.disk(f"{name}-data"), lab.disk(f"{name}-state"), addresses, fsid, settings)
+    return Service(name, lab.disk(f"{name}-data"), lab.disk(f"{name}-state"), addresses, fsid, settings, grace)
 
 
 def disks(*services: Service) -> list[Disk]:
@@ -120,14 +123,14 @@ def release(server: Node, service: Service) -> str:
     return server.check("nlmfo", "release", service.name, deadline=COMMAND)
 
 
-def mount(client: Node, service: Service, address: str | None = None) -> str:
-    """Mount the service on a client; the mount point."""
+def mount(client: Node, service: Service, address: str | None = None, options: str = "") -> str:
+    """Mount the service on a client, with more options if need be; the mount point."""
     server = (address or service.addresses[0]).partition("/")[0]
     proto = "tcp6" if ":" in server else "tcp"
     source = f"[{server}]" if ":" in server else server
     mountpoint = f"/mnt/{service.name}"
     client.shell(
         f"mkdir -p {mountpoint}; pidof rpcbind || rpcbind; pidof rpc.statd || rpc.statd --no-notify;"
-        f"mount -t nfs -o {MOUNT_OPTIONS.format(proto=proto)} {source}:{service.export} {mountpoint}"
+        f"mount -t nfs -o {MOUNT_OPTIONS.format(proto=proto)}{options} {source}:{service.export} {mountpoint}"
     )
     return mountpoint

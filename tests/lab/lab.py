@@ -102,10 +102,14 @@ class Lab:
             node.wait_ready(seconds)
 
     def unplug(self, node: Node) -> None:
-        self._steer("unplug", node)
+        self._steer("unplug", self._port(node))
 
     def plug(self, node: Node) -> None:
-        self._steer("plug", node)
+        self._steer("plug", self._port(node))
+
+    def weather(self, lost: float = 0.0, doubled: float = 0.0, late: float = 0.0, seed: int = 0) -> None:
+        """What becomes of frames from now on, as shares of 1; a late one arrives after the next."""
+        self._steer("weather", lost, doubled, late, seed)
 
     def _arguments(self, number: int, name: str, disks: Sequence[Disk], full: bool) -> list[str]:
         if full:
@@ -139,10 +143,13 @@ class Lab:
         _expect(switch, b"ready\n")
         return switch
 
-    def _steer(self, verb: str, node: Node) -> None:
+    def _port(self, node: Node) -> int:
+        return list(self.nodes).index(node.name) + 1
+
+    def _steer(self, *order: object) -> None:
         pipe = self._switch.process.stdin
         assert pipe is not None
-        pipe.write(f"{verb} {list(self.nodes).index(node.name) + 1}\n".encode())
+        pipe.write(" ".join(map(str, order)).encode() + b"\n")
         pipe.flush()
         _expect(self._switch, b"ok\n")
 

@@ -7,20 +7,20 @@ from tests.lab.cluster import GRACE
 from tests.lab.node import Node
 
 CALLOUT = "/usr/libexec/nlmfo/nlmfo-callout"
-NFS_CONF = f"""
+NFS_CONF = """
 [statd]
 no-notify = 1
-ha-callout = {CALLOUT}
+ha-callout = {callout}
 [sm-notify]
 lift-grace = n
 [nfsd]
-grace-time = {GRACE}
-lease-time = {GRACE}
+grace-time = {grace}
+lease-time = {grace}
 threads = 4
 """
 #: In the order in which they need each other. nfsdcld before nfsd: later it is not asked any more. The grace period
 #: of lockd is set before nfsd starts it.
-START = f"""
+START = """
 modprobe nfsd
 mkdir -p /run/rpc_pipefs /run/nlmfo /etc/exports.d /var/lib/nfs/nfsdcld
 touch /etc/exports
@@ -31,7 +31,7 @@ pidof rpc.statd || rpc.statd
 pidof nfsdcld || nfsdcld
 exportfs -r
 pidof rpc.mountd || rpc.mountd
-echo {GRACE} > /proc/sys/fs/nfs/nlm_grace_period
+echo {grace} > /proc/sys/fs/nfs/nlm_grace_period
 for _ in $(seq 100); do
     ls -l /proc/$(pidof nfsdcld)/fd | grep -q inotify && break
     sleep 0.1
@@ -41,13 +41,18 @@ test "$(cat /proc/fs/nfsd/threads)" = 4
 """
 
 
-def start(node: Node) -> None:
-    """Start the NFS server of a light node, with a grace of GRACE seconds, and our callout."""
-    node.put(NFS_CONF, "/etc/nfs.conf.d/nlmfo.conf")
+def start(node: Node, grace: int = GRACE) -> None:
+    """Start the NFS server of a light node, with ``grace`` seconds of grace, and our callout."""
+    node.put(NFS_CONF.format(callout=CALLOUT, grace=grace), "/etc/nfs.conf.d/nlmfo.conf")
     node.shell(
         f"mkdir -p $(dirname {CALLOUT});"
         f"cp /lab/checkout/callouts/build/nlmfo-callout {CALLOUT} 2> /dev/null ||"
         f" cp /lab/checkout/callouts/nlmfo-callout {CALLOUT};"
         f"chmod 755 {CALLOUT}"
     )
-    node.shell(START)
+    start_again(node, grace)
+
+
+def start_again(node: Node, grace: int = GRACE) -> None:
+    """Whatever of it does not run, as a service manager does."""
+    node.shell(START.format(grace=grace))

@@ -3,7 +3,8 @@
 
 Run as a program: ``python3 switch.py DIRECTORY PORT...`` makes a control socket DIRECTORY/PORT for each port,
 prints ``ready`` and forwards frames until its standard input ends. Lines on standard input steer it:
-``unplug PORT`` and ``plug PORT``; each is answered with ``ok`` on standard output.
+``unplug PORT``, ``plug PORT``, and ``weather LOST DOUBLED LATE SEED``, shares of 1 of all frames from then on; a frame
+that is late comes after the next one. Each is answered with ``ok`` on standard output.
 
 A node's kernel speaks the "daemon" transport (arch/um/drivers/daemon_user.c): it connects a stream socket to the
 control socket, sends one request with the address of its datagram socket, and reads the address of ours. Every
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import selectors
 import socket
 import struct
@@ -51,6 +53,31 @@ class Port:
                 self.data.sendto(frame, self.node)
 
 
+class Weather:
+    """What becomes of frames: lost, doubled, or late, by a seed."""
+
+    def __init__(self, lost: float = 0.0, doubled: float = 0.0, late: float = 0.0, seed: int = 0) -> None:
+        self._fine = not (lost or doubled or late)
+        self._limits = (lost, lost + doubled, lost + doubled + late)
+        self._random = random.Random(seed)
+        self._kept: list[tuple[bytes, Port]] = []
+
+    def through(self, frame: bytes, source: Port) -> list[tuple[bytes, Port]]:
+        """What arrives, in this order, and from where, when this frame is sent."""
+        if self._fine:
+            return [(frame, source)]
+        drawn = self._random.random()
+        lost, doubled, late = self._limits
+        if drawn < lost:
+            return []
+        if doubled <= drawn < late and not self._kept:
+            self._kept.append((frame, source))
+            return []
+        arriving = [(frame, source)] * (2 if drawn < doubled else 1) + self._kept
+        self._kept.clear()
+        return arriving
+
+
 class Switch:
     """Learns which address is behind which port, and floods what it does not know."""
 
@@ -59,6 +86,7 @@ class Switch:
         self.behind: dict[bytes, Port] = {}
         self.selector = selectors.DefaultSelector()
         self.running = True
+        self.weather = Weather()
         for port in self.ports.values():
             self._watch(port.control, lambda port=port: self.connect(port))  # type: ignore[misc]
             self._watch(port.data, lambda port=port: self.forward(port))  # type: ignore[misc]
@@ -92,18 +120,26 @@ class Switch:
             if not port.plugged:
                 continue
             self.behind[frame[6:12]] = port
-            target = self.behind.get(frame[0:6])
-            for other in (target,) if target else self.ports.values():
-                if other is not port:
-                    other.send(frame)
+            for arriving, source in self.weather.through(frame, port):
+                self._deliver(arriving, source)
+
+    def _deliver(self, frame: bytes, source: Port) -> None:
+        target = self.behind.get(frame[0:6])
+        for port in (target,) if target else self.ports.values():
+            if port is not source:
+                port.send(frame)
 
     def obey(self) -> None:
         line = self.orders.readline().decode()
         if not line:
             self.running = False
             return
-        verb, name = line.split()
-        self.ports[name].plugged = {"plug": True, "unplug": False}[verb]
+        verb, *words = line.split()
+        if verb == "weather":
+            lost, doubled, late, seed = words
+            self.weather = Weather(float(lost), float(doubled), float(late), int(seed))
+        else:
+            self.ports[words[0]].plugged = {"plug": True, "unplug": False}[verb]
         print("ok", flush=True)
 
     def run(self) -> None:

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Runs on a server, in each of its processes of nlmfo: a safety step is taken out, and the checker has to notice.
+
+    grace       nfsd is out of grace at once, and nobody reads back whether it is in
+    freeze      records are not frozen for a release; what kernels >= 6.4 do to them then is done here by hand (below)
+    forgetful   only what those kernels do, with the records frozen: nothing must come of it
+    exports     clients are told before anything is exported (the order of 2006)
+    proof       who serves, by the owner record and by what can be seen, is not asked
+    durability  records are not durable when a lock is granted (``consistency = "async"`` in the service's file)
+    naive       not nlmfo at all: what people script by hand (naive.sh)
+
+A kernel >= 6.4 has statd forget each client when nfsd is stopped. The lab's is older; so the callout is run as statd
+would run it, once for each client.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+NAMES = ("grace", "freeze", "forgetful", "exports", "proof", "durability", "naive")
+
+
+def apply(name: str) -> None:
+    """Change nlmfo in this process; ``durability`` and ``naive`` are not made here."""
+    {"grace": _grace, "freeze": _freeze, "forgetful": _forgetful, "exports": _exports, "proof": _proof}[name]()
+
+
+def _put(where: Any, name: str, instead: object) -> None:
+    assert hasattr(where, name), f"{where} has no {name}"
+    setattr(where, name, instead)
+
+
+def _grace() -> None:
+    from nlmfo.host import own_nfsd
+    from nlmfo.kernel import grace
+
+    start = own_nfsd.start
+
+    def started(namespaces: Any, service: Any) -> None:
+        start(namespaces, service)
+        namespaces.call(grace.end)
+
+    _put(own_nfsd, "start", started)
+    _put(grace, "on", lambda **_: True)
+
+
+def _freeze() -> None:
+    from nlmfo.failover.netns import NetnsActions
+
+    _put(NetnsActions, "_freeze", lambda self, *_: self._note_connections())
+    _forgetful()
+
+
+def _forgetful() -> None:
+    from nlmfo.failover.netns import NetnsActions
+    from nlmfo.run import run
+
+    stop = NetnsActions._stop_nfsd
+
+    def stopped(self: NetnsActions, step: Any, limit: Any) -> str:
+        clients = self._with_store(self.keeper.on_record, limit)
+        said = stop(self, step, limit)
+        name = self.namespaces.call(_node_name)
+        inside = ("ip", "netns", "exec", f"nlmfo-{self.service.name}")
+        for client in clients:
+            pin = f"--mount={self.namespaces.directory}/ns/mnt"
+            run([*inside, "nsenter", pin, "/run/nlmfo/callout", "del-client", client, name], deadline=30)
+        return said
+
+    _put(NetnsActions, "_stop_nfsd", stopped)
+
+
+def _node_name() -> str:
+    import os
+
+    return os.uname().nodename
+
+
+def _exports() -> None:
+    from nlmfo.failover.netns import NetnsActions
+    from nlmfo.host import exports
+
+    load, notify = exports.load, NetnsActions._notify
+    _put(exports, "load", lambda *_: None)
+
+    def notified(self: NetnsActions, step: Any, limit: Any) -> str:
+        said = notify(self, step, limit)
+        load(self.namespaces, self.service)
+        return said
+
+    _put(NetnsActions, "_notify", notified)
+
+
+def _proof() -> None:
+    from nlmfo.failover.netns import NetnsActions
+    from nlmfo.ownership import proof
+
+    def absent(_: str, record: Any, *__: Any, **___: Any) -> proof.Proof:
+        return proof.Proof("nobody asks", 1 if record is None else record.epoch + 1)
+
+    _put(proof, "of_absence", absent)
+    _put(NetnsActions, "_look_for_another_server", lambda *_: "nobody looks")

@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The stage: servers with two services, clients with their workload, and who serves what, as the nemesis knows it."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.lab import cluster, node_server
+from tests.lab.cluster import Service
+from tests.lab.lab import Lab
+from tests.lab.node import Job, Node, NodeDown
+from tests.torture.checker import CLOCKS, Outage
+from tests.torture.history import History, Reader
+
+WORKLOAD = "/lab/checkout/tests/torture/workload.py"
+CLIENT_OPTIONS = ",lookupcache=none,acdirmin=0,acdirmax=0"
+#: Seconds: the shortest that lockd knows.
+GRACE = 10
+#: Seconds for a takeover to succeed, tried again and again: several commands' own deadlines.
+INSIST = 240.0
+#: Seconds between two tries.
+AGAIN = 1.0
+#: Seconds for a service to be whole after whatever was done to it.
+WHOLE = 60.0
+REFUSED, NOT_HERE = 3, 5
+
+
+class Stuck(Exception):
+    """Something that has to end does not: a takeover, a release, a mending."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What a run consists of."""
+
+    servers: int = 2
+    clients: int = 2
+    isolation: str = "netns"
+    #: What is run as ``nlmfo`` on servers; see mutant.py.
+    mutation: str = ""
+
+
+@dataclass
+class World:
+    """A lab in which everything can be broken, and is put in order again after each round."""
+
+    lab: Lab
+    stage: Stage
+    seed: str
+    say: Callable[[str], None]
+    history: History = field(default_factory=History)
+    outages: list[Outage] = field(default_factory=list)
+    #: Successful takeovers by what the nemesis was about, and seconds that they took.
+    takeovers: Counter[str] = field(default_factory=Counter)
+    durations: list[float] = field(default_factory=list)
+    #: Who serves a service, as far as the nemesis knows; missing when nobody does.
+    owners: dict[str, Node] = field(default_factory=dict)
+    about: str = "start"
+
+    def __post_init__(self) -> None:
+        settings = {"isolation": f'"{self.stage.isolation}"'}
+        if self.stage.mutation == "durability":
+            settings["consistency"] = '"async"'
+        self.services = [
+            cluster.make_service(self.lab, name, [f"10.10.0.{100 + number}/24"], 1000 + number, grace=GRACE, **settings)
+            for number, name in enumerate(("home", "mail"))
+        ]
+        disks = cluster.disks(*self.services)
+        self.servers = [self.lab.node(f"server-{n}", disks=disks) for n in range(self.stage.servers)]
+        self._nsm = [self.lab.disk(f"client-{n}-nsm", "16M") for n in range(self.stage.clients)]
+        self.clients = [self.lab.node(f"client-{n}", disks=[disk]) for n, disk in enumerate(self._nsm)]
+        self._readers = [Reader(str(number), self.history) for number in range(self.stage.clients)]
+        self._read_to = [0] * self.stage.clients
+        self._work: dict[int, Job] = {}
+        self._renamed = 0
+
+    # -- setting up ----------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Boot, serve everything, mount everywhere, and let the clients work."""
+        cluster.prepare(self.lab, self.servers, *self.services)
+        for server in self.servers:
+            self._set_up(server)
+        for number, service in enumerate(self.services):
+            self.take(service, self.servers[number % len(self.servers)])
+        for number in range(len(self.clients)):
+            self.set_up_client(number)
+
+    def boot(self, server: Node) -> None:
+        """A server that was off, as it comes up by itself: it serves nothing."""
+        self.lab.boot(server)
+        cluster.configure(server, *self.services)
+        self._set_up(server)
+
+    def _set_up(self, server: Node) -> None:
+        mutation = self.stage.mutation
+        if self.stage.isolation == "host" or mutation == "naive":
+            node_server.start(server, GRACE)
+        if mutation == "naive":
+            server.shell("cp /lab/checkout/tests/torture/naive.sh /usr/local/bin/nlmfo")
+        elif mutation and mutation != "durability":
+            # Each Python that starts looks for this module, so the keeper is changed as well.
+            server.shell(
+                f"echo 'from tests.torture import mutant; mutant.apply(\"{mutation}\")' >"
+                " $(echo /opt/nlmfo/lib/python3*/site-packages)/sitecustomize.py"
+            )
+
+    def set_up_client(self, number: int) -> None:
+        """Its NSM state outlives it, on a disk; so the servers are told when it has booted."""
+        client = self.clients[number]
+        _same_clock(client)
+        client.shell(
+            f"mountpoint -q /var/lib/nfs || mount UUID={self._nsm[number].uuid} /var/lib/nfs;"
+            "mkdir -p /var/lib/nfs/sm /var/lib/nfs/sm.bak; chown -R statd /var/lib/nfs/sm /var/lib/nfs/sm.bak;"
+            "pidof rpcbind || rpcbind; pidof rpc.statd || rpc.statd"
+        )
+        mounts = [cluster.mount(client, service, options=CLIENT_OPTIONS) for service in self.services]
+        words = (str(number), str(len(self.clients)), self.seed, "/lab/share/history.jsonl", *mounts)
+        self._work[number] = client.start("/usr/bin/python3", "-B", WORKLOAD, *words, deadline=86400, stream=False)
+
+    def rename_client(self, number: int) -> None:
+        """End its work, give it an address that no server has seen, and let it begin anew; it keeps the old ones."""
+        client, work = self.clients[number], self._work[number]
+        work.signal(signal.SIGKILL)
+        work.wait(WHOLE)
+        self._renamed += 1
+        address = f"10.10.0.{200 + self._renamed % 50}"
+        mountpoints = " ".join(f"/mnt/{service.name}" for service in self.services)
+        client.shell(
+            f"umount {mountpoints}; ip address add {address}/24 dev eth0;"
+            f"ip route replace 10.10.0.0/24 dev eth0 src {address}"
+        )
+        self.set_up_client(number)
+
+    # -- what clients say ----------------------------------------------------------------------------------
+
+    def read(self) -> History:
+        """Everything that the clients have said until now."""
+        for number, client in enumerate(self.clients):
+            log = client.share / "history.jsonl"
+            if log.exists():
+                with log.open("rb") as file:
+                    file.seek(self._read_to[number])
+                    whole = file.read().rpartition(b"\n")[0]
+                self._read_to[number] += len(whole) + (1 if whole else 0)
+                self._readers[number].read(whole.decode().splitlines())
+        return self.history
+
+    # -- taking over and letting go ------------------------------------------------------------------------
+
+    def up(self) -> list[Node]:
+        return [server for server in self.servers if server.is_on()]
+
+    def others(self, server: Node) -> list[Node]:
+        return [other for other in self.up() if other is not server]
+
+    def owned_by(self, server: Node) -> list[Service]:
+        return [service for service in self.services if self.owners.get(service.name) is server]
+
+    def start_takeover(self, service: Service, server: Node, *words: str) -> Job:
+        return server.start("nlmfo", "takeover", service.name, *words, deadline=cluster.COMMAND, stream=False)
+
+    def taken(self, service: Service, server: Node, seconds: float) -> None:
+        """Note a takeover that succeeded, and have the service looked after."""
+        self.owners[service.name] = server
+        self.takeovers[self.about] += 1
+        self.durations.append(seconds)
+        self.look_after(service, server)
+
+    def look_after(self, service: Service, server: Node) -> None:
+        """As a service manager does."""
+        server.start("nlmfo", "serve", service.name, deadline=86400, stream=False)
+
+    def take(self, service: Service, server: Node, *, fenced: Node | None = None) -> None:
+        """Take over, which has to succeed in the end; the word that the owner is down is given when it is asked for."""
+        begun, result = time.monotonic(), None
+        words: tuple[str, ...] = ()
+        while time.monotonic() < begun + INSIST:
+            tried = time.monotonic()
+            result = self.start_takeover(service, server, *words).wait(cluster.COMMAND + 30)
+            if result.status == 0:
+                self.taken(service, server, time.monotonic() - tried)
+                return
+            if result.status == REFUSED and fenced is not None and "still-served" in result.err:
+                words = ("--fenced", fenced.name)
+            time.sleep(AGAIN)
+        raise Stuck(f"{server.name} cannot take over {service.name}: {result}")
+
+    def release(self, service: Service, server: Node) -> None:
+        """Let go, which has to succeed in the end."""
+        end, words, result = time.monotonic() + INSIST, ("release", service.name), None
+        while time.monotonic() < end:
+            result = cluster.nlmfo(server, *words)
+            if result.status in (0, NOT_HERE):
+                self.owners.pop(service.name, None)
+                return
+            words = ("resume", service.name)
+            time.sleep(AGAIN)
+        raise Stuck(f"{server.name} cannot let go of {service.name}: {result}")
+
+    def move(self, service: Service, target: Node) -> None:
+        self.release(service, self.owners[service.name])
+        self.take(service, target)
+
+    def fail_over(self, dead: Node, chance: random.Random, *targets: Node) -> None:
+        """Power is cut, which fences it, and others take over what it had."""
+        lost = self.owned_by(dead)
+        dead.cut_power()
+        self.take_all([(service, chance.choice(targets or self.others(dead))) for service in lost], fenced=dead)
+
+    def take_all(self, wanted: Sequence[tuple[Service, Node]], fenced: Node) -> None:
+        """Several at once."""
+        for service, _ in wanted:
+            self.owners.pop(service.name, None)
+        with ThreadPoolExecutor(len(self.services)) as pool:
+            list(pool.map(lambda each: self.take(*each, fenced=fenced), wanted))
+
+    # -- in order again ------------------------------------------------------------------------------------
+
+    def restore(self, begun: float) -> None:
+        """Cables in, fine weather, nodes up, everything served: from ``begun`` to now is an outage."""
+        self.lab.weather()
+        for node in (*self.servers, *self.clients):
+            self.lab.plug(node)
+        for server in self.servers:
+            if not server.is_on():
+                self.boot(server)
+        for service in self.services:
+            if service.name not in self.owners:
+                self.take(service, self.servers[0])
+        for service in self.services:
+            self._until_whole(service)
+            self.outages.append(Outage(service.name, begun, time.time()))
+
+    def _until_whole(self, service: Service) -> None:
+        server, end = self.owners[service.name], time.monotonic() + WHOLE
+        while (result := cluster.nlmfo(server, "status", service.name)).status != 0:
+            if time.monotonic() > end:
+                raise Stuck(f"{service.name} is not whole on {server.name}: {result}")
+            time.sleep(AGAIN)
+
+    def epoch(self, service: Service) -> int:
+        """Of the newest owner record, where it is kept."""
+        records = (self.lab.registry / "services" / service.name / "owner").glob("[0-9]*")
+        newest: dict[str, Any] = json.loads(max(records).read_text())
+        return int(newest["epoch"])
+
+
+def _same_clock(client: Node) -> None:
+    """Nodes of a lab read the host's clock; whoever boots must agree with it, or times mean nothing."""
+    before = time.time()
+    theirs = float(client.shell("date +%s.%N"))
+    if not before - CLOCKS < theirs < time.time() + CLOCKS:
+        raise NodeDown(f"{client.name}: its clock is {theirs - before:+.3f} s off")
