@@ -2,6 +2,7 @@
 # make demo        NFSv3 locks survive a planned move and a power cut, between real kernels
 # make demo-naive  the same with the steps that people script by hand: the locks are lost
 # make test        everything that can be checked
+# make torture     rounds of trouble while clients count under locks; ROUNDS=200 for as long, SEED=... to replay
 # make bench       what can be measured, a line each
 # make docs        the documentation as HTML and man pages, in docs/build; make man: the man pages only
 # make deb         a Debian package of this checkout, in dist/deb
@@ -22,6 +23,9 @@ test: setup-packaging
 
 unit: setup
 	@$(RUN) -m pytest -n 2 --dist worksteal tests/unit tests/test_linters.py $(PYTEST)
+
+torture: setup
+	@$(RUN) -m tests.torture $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) $(TORTURE)
 
 bench: setup
 	@$(RUN) -m tests.bench
@@ -72,4 +76,4 @@ setup-packaging:
 clean:
 	$(ROOT) rm -rf .venv .lab dist callouts/build docs/build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: demo demo-naive test unit bench docs html man deb install setup setup-packaging clean
+.PHONY: demo demo-naive test torture unit bench docs html man deb install setup setup-packaging clean

@@ -50,8 +50,14 @@ class Run:
         self._only = only
 
     def go(self) -> list[Violation]:
-        """Until a violation, or to the end."""
-        self.world.start()
+        """Until a violation, or to the end. What gets stuck is one, if clients have not seen a worse one."""
+        try:
+            self.world.start()
+            return self._rounds()
+        except Stuck as stuck:
+            return self.judge() or [Violation(f"{self.world.about}: {stuck}", ())]
+
+    def _rounds(self) -> list[Violation]:
         for number, trouble in enumerate(itertools.islice(self._deal(), self.rounds), 1):
             begun, before = time.monotonic(), sum(self.world.takeovers.values())
             self._round(number, trouble)
@@ -117,10 +123,7 @@ def main(words: Sequence[str]) -> int:
     logs: Path = CACHE / f"logs/torture-{stage.isolation}-{seed}"
     with Lab(logs) as lab:
         world = World(lab, stage, seed, say)
-        try:
-            found = Run(world, chosen.rounds, chosen.only or ()).go()
-        except Stuck as stuck:
-            found = [Violation(f"{world.about}: {stuck}", ())]
+        found = Run(world, chosen.rounds, chosen.only or ()).go()
         report(world)
         keep_histories(world, logs)
     for violation in found[:VIOLATIONS_SHOWN]:

@@ -12,11 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from tests.torture.history import History, Hold, Probe, Read, Write
-
-#: Seconds by which the clocks of two clients may differ. What overlaps for less than this is no evidence; the counters
-#: need no clock.
-CLOCKS = 0.05
+from tests.torture.history import CLOCKS, History, Hold, Probe, Read, Write
 
 
 @dataclass(frozen=True, slots=True)

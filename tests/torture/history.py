@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What clients did, from their logs (see workload.py). Times are the wall clock's."""
+"""What clients did, from their logs (see workload.py). Times are by the host's clock."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
+
+#: Seconds by which two clients' times may still be wrong. What overlaps for less is no evidence; the counters need no
+#: clock.
+CLOCKS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,24 +105,45 @@ class History:
 
 
 class Reader:
-    """Makes a history of one client's log, a line after another; a client that boots again goes on with a new clock."""
+    """Makes a history of one client's log, a line after another.
+
+    A client compares its clock with the host's every moment, because it loses time when the host is busy, and makes up
+    for it. What it did between two comparisons is known as well as these agree: what a lock's holder begins counts from
+    the latest time that may be meant, what he ends until the earliest; so no overlap is found that was not there.
+    """
 
     def __init__(self, client: str, history: History) -> None:
         self._client = client
         self._history = history
-        self._clock = 0.0
+        self._clock: float | None = None
+        self._earliest = self._latest = 0.0
+        self._waiting: list[dict[str, Any]] = []
         self._open: dict[tuple[str, int], Hold] = {}
 
     def read(self, lines: Iterable[str]) -> None:
         for line in lines:
-            self._take(json.loads(line))
+            event = json.loads(line)
+            if "begun" in event:
+                if self._clock is not None:
+                    self._compared(self._clock)
+                self._open.clear()  # nobody of before lives
+                self._clock = None
+            elif "clock" in event:
+                self._compared(event["clock"])
+            else:
+                self._waiting.append(event)
+
+    def _compared(self, clock: float) -> None:
+        """Take in what was said since the comparison before."""
+        before = clock if self._clock is None else self._clock
+        self._earliest, self._latest = min(before, clock), max(before, clock)
+        self._clock = clock
+        waiting, self._waiting = self._waiting, []
+        for event in waiting:
+            self._take(event)
 
     def _take(self, event: dict[str, Any]) -> None:
-        if "clock" in event:
-            self._clock = event["clock"]
-            self._open.clear()  # nobody of before lives
-            return
-        at = event["at"] + self._clock
+        at = event["at"] + self._latest
         if "kernel" in event:
             self._history.wrongs.append(Wrong(f"the kernel of client {self._client}", event["kernel"], at))
             return
@@ -129,7 +154,7 @@ class Reader:
             self._history.wrongs.append(Wrong(process, event["wrong"], at))
         elif "probe" in event:
             file = _file(process, event["probe"])
-            asked = event["asked"] + self._clock
+            asked = event["asked"] + self._earliest
             probe = Probe(process, file, event["first"], event["last"], event["locked"], asked, at)
             self._history.probes.append(probe)
         elif "refused" in event:
@@ -140,9 +165,11 @@ class Reader:
             self._go_on(self._open[process, event["n"]], event, at)
 
     def _hold(self, process: str, event: dict[str, Any], at: float) -> None:
-        asked = event["asked"] + self._clock
+        asked = event["asked"] + self._earliest
         file, number = _file(process, event["held"]), event["n"]
-        hold = Hold(process, number, file, event["first"], event["last"], event["x"], asked, at, at)
+        hold = Hold(
+            process, number, file, event["first"], event["last"], event["x"], asked, at, event["at"] + self._earliest
+        )
         self._open[process, number] = hold
         self._history.holds.append(hold)
 
@@ -151,9 +178,9 @@ class Reader:
             hold.freed = at
             del self._open[hold.process, hold.number]
             return
-        hold.ended = at
+        hold.ended = event["at"] + self._earliest
         if "read" in event:
-            asked = event["asked"] + self._clock
+            asked = event["asked"] + self._earliest
             read = Read(hold.process, hold.file, event["slot"], event["read"], event["by"], asked, at)
             hold.reads.append(read)
         elif "write" in event:

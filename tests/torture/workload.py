@@ -9,9 +9,10 @@ Every shared file consists of slots of SLOT bytes, each a register: "VALUE WRITE
 locked exclusively may read it, add one, write and fsync it: so two holders at once cannot hide, whatever clocks say.
 
 LOG gets a JSON object per line (one process, so lines are whole; closed at each write, which is what hostfs needs to
-be rid of it: what a client did in the last tenth of a second before its power was cut is not there). Times are the
-client's monotonic clock; {"clock": ...} says what to add for the wall clock, which all nodes of a lab have in common.
-"p" is the process, "n" counts its holds:
+be rid of it: what a client did in the last moment before its power was cut is not there). Times are the
+client's monotonic clock. "p" is the process, "n" counts its holds:
+    {"begun": true}                         all that follows is of a new life of this client
+    {"clock": seconds, "within": seconds}   after what it is true of: to be added for the host's clock; its error
     {"p", "n", "held": file, "first", "last", "x": exclusive, "asked", "at"}   the lock was granted
     {"p", "n", "refused": errno text, "file", "asked", "at"}                   it was not
     {"p", "n", "slot", "read": value, "by": writer, "asked", "at"}
@@ -45,11 +46,13 @@ SLOT = 64
 #: Slots of the file whose ranges overlap.
 RANGES = 12
 #: Seconds between two operations of one process, at random: a node is a process of a machine that runs several.
-PAUSE = (0.3, 1.5)
+PAUSE = (0.5, 2.5)
 #: Seconds for which a long lock is held.
 LONG = (15.0, 60.0)
 #: Seconds between two looks at the pipe and the kernel's log.
-FLUSH = 0.1
+FLUSH = 0.2
+#: Seconds by which a comparison of clocks may be wrong, and how often it is tried at once.
+GOOD, TRIES = 0.01, 20
 LOST = ("failed to reclaim lock", "spurious grace period")
 #: struct flock of a 64-bit kernel: type, whence, start, length, pid.
 FLOCK = struct.Struct("hhqqi4x")
@@ -276,11 +279,25 @@ def main(client: int, clients: int, seed: str, log: Path, directories: list[Path
                 work(Process(f"{client}/{directory.name}/{name}", seed, directory, into), once)
     os.set_blocking(out, False)
     kernel = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
-    append(log, json.dumps({"clock": time.time() - time.monotonic(), "at": time.monotonic()}) + "\n")
+    append(log, '{"begun": true}\n' + clock(log.with_name("clock")))
     while True:
         select.select([out], [], [], 1.0)
         time.sleep(FLUSH)
-        append(log, drain(out) + "".join(said_by_kernel(kernel)))
+        append(log, drain(out) + "".join(said_by_kernel(kernel)) + clock(log.with_name("clock")))
+
+
+def clock(file: Path) -> str:
+    """What a new file, which the host's clock stamps, says of ours: guests lose time when their host is busy."""
+    best = (float("inf"), 0.0)
+    for _ in range(TRIES):
+        before = time.monotonic()
+        file.touch(exist_ok=False)
+        after, stamp = time.monotonic(), file.stat().st_mtime
+        file.unlink()
+        best = min(best, ((after - before) / 2, stamp - (before + after) / 2))
+        if best[0] < GOOD:
+            break
+    return json.dumps({"clock": best[1], "within": best[0]}) + "\n"
 
 
 def attempt_mkdir(directory: Path) -> None:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import signal
 import time
@@ -11,13 +10,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
 
 from tests.lab import cluster, node_server
 from tests.lab.cluster import Service
 from tests.lab.lab import Lab
-from tests.lab.node import Job, Node, NodeDown
-from tests.torture.checker import CLOCKS, Outage
+from tests.lab.node import Job, Node, Result
+from tests.torture.checker import Outage
 from tests.torture.history import History, Reader
 
 WORKLOAD = "/lab/checkout/tests/torture/workload.py"
@@ -96,9 +94,11 @@ class World:
 
     def boot(self, server: Node) -> None:
         """A server that was off, as it comes up by itself: it serves nothing."""
+        begun = time.monotonic()
         self.lab.boot(server)
         cluster.configure(server, *self.services)
         self._set_up(server)
+        self.say(f"    {server.name} is up ({time.monotonic() - begun:.1f} s)")
 
     def _set_up(self, server: Node) -> None:
         mutation = self.stage.mutation
@@ -116,7 +116,6 @@ class World:
     def set_up_client(self, number: int) -> None:
         """Its NSM state outlives it, on a disk; so the servers are told when it has booted."""
         client = self.clients[number]
-        _same_clock(client)
         client.shell(
             f"mountpoint -q /var/lib/nfs || mount UUID={self._nsm[number].uuid} /var/lib/nfs;"
             "mkdir -p /var/lib/nfs/sm /var/lib/nfs/sm.bak; chown -R statd /var/lib/nfs/sm /var/lib/nfs/sm.bak;"
@@ -165,6 +164,11 @@ class World:
     def owned_by(self, server: Node) -> list[Service]:
         return [service for service in self.services if self.owners.get(service.name) is server]
 
+    def keep(self, server: Node, what: str, result: Result) -> None:
+        """What nlmfo said, for whoever looks into a violation."""
+        with (self.lab.logs / "nlmfo.log").open("a") as log:
+            log.write(f"{time.time():.3f} {server.name}: {what}: {result}\n")
+
     def start_takeover(self, service: Service, server: Node, *words: str) -> Job:
         return server.start("nlmfo", "takeover", service.name, *words, deadline=cluster.COMMAND, stream=False)
 
@@ -173,6 +177,7 @@ class World:
         self.owners[service.name] = server
         self.takeovers[self.about] += 1
         self.durations.append(seconds)
+        self.say(f"    {server.name} serves {service.name} (takeover {seconds:.1f} s)")
         self.look_after(service, server)
 
     def look_after(self, service: Service, server: Node) -> None:
@@ -186,6 +191,7 @@ class World:
         while time.monotonic() < begun + INSIST:
             tried = time.monotonic()
             result = self.start_takeover(service, server, *words).wait(cluster.COMMAND + 30)
+            self.keep(server, f"takeover {service.name} {' '.join(words)}", result)
             if result.status == 0:
                 self.taken(service, server, time.monotonic() - tried)
                 return
@@ -196,11 +202,14 @@ class World:
 
     def release(self, service: Service, server: Node) -> None:
         """Let go, which has to succeed in the end."""
+        begun = time.monotonic()
         end, words, result = time.monotonic() + INSIST, ("release", service.name), None
         while time.monotonic() < end:
             result = cluster.nlmfo(server, *words)
+            self.keep(server, " ".join(words), result)
             if result.status in (0, NOT_HERE):
                 self.owners.pop(service.name, None)
+                self.say(f"    {server.name} has let go of {service.name} ({time.monotonic() - begun:.1f} s)")
                 return
             words = ("resume", service.name)
             time.sleep(AGAIN)
@@ -246,17 +255,3 @@ class World:
             if time.monotonic() > end:
                 raise Stuck(f"{service.name} is not whole on {server.name}: {result}")
             time.sleep(AGAIN)
-
-    def epoch(self, service: Service) -> int:
-        """Of the newest owner record, where it is kept."""
-        records = (self.lab.registry / "services" / service.name / "owner").glob("[0-9]*")
-        newest: dict[str, Any] = json.loads(max(records).read_text())
-        return int(newest["epoch"])
-
-
-def _same_clock(client: Node) -> None:
-    """Nodes of a lab read the host's clock; whoever boots must agree with it, or times mean nothing."""
-    before = time.time()
-    theirs = float(client.shell("date +%s.%N"))
-    if not before - CLOCKS < theirs < time.time() + CLOCKS:
-        raise NodeDown(f"{client.name}: its clock is {theirs - before:+.3f} s off")

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.torture import checker
-from tests.torture.checker import CLOCKS, Outage
-from tests.torture.history import History, Reader
+from tests.torture.checker import Outage
+from tests.torture.history import CLOCKS, History, Reader
 
 A, B = "0/home/counter-0", "1/home/counter-0"
 
@@ -21,7 +21,10 @@ class Log:
     """Says what a workload would log."""
 
     def __init__(self) -> None:
-        self.events: dict[str, list[dict[str, Any]]] = {"0": [{"clock": 100.0}], "1": [{"clock": 200.0}]}
+        self.events: dict[str, list[dict[str, Any]]] = {
+            "0": [{"clock": 100.0, "within": 0.0}],
+            "1": [{"clock": 200.0, "within": 0.0}],
+        }
 
     def say(self, process: str, at: float, **event: Any) -> None:
         """``at`` by the wall clock; it is logged by the client's own."""
@@ -55,10 +58,15 @@ class Log:
         every = [event for events in self.events.values() for event in events]
         return next((e["p"] for e in every if e.get("write") == value and e["slot"] == slot), "")
 
+    @staticmethod
+    def clock(events: list[dict[str, Any]]) -> dict[str, Any]:
+        """What the last comparison was: it is the same after all that was said."""
+        return next(event for event in reversed(events) if "clock" in event)
+
     def history(self) -> History:
         history = History()
         for client, events in self.events.items():
-            Reader(client, history).read(json.dumps(event) for event in events)
+            Reader(client, history).read(json.dumps(event) for event in [*events, self.clock(events)])
         return history
 
     def found(self) -> list[str]:
@@ -197,11 +205,20 @@ def test_what_a_process_or_a_kernel_finds_wrong_is_a_violation(log: Log) -> None
 def test_a_client_that_booted_again_goes_on_by_its_new_clock(log: Log) -> None:
     log.hold(A, 1, 1000.0, 1001.0)
     log.say(A, 1002.0, n=2, held="counter", first=0, last=0, x=True, asked=1001.5)
-    log.events["0"].append({"clock": 5000.0, "at": 1.0})
+    log.events["0"] += [{"begun": True}, {"clock": 5000.0, "within": 0.2}]
     log.events["0"].append({"p": A, "n": 1, "held": "counter", "first": 0, "last": 0, "x": True, "asked": 1, "at": 2})
     history = log.history()
     assert [(hold.granted, hold.ended) for hold in history.holds] == [(1000, 1001), (1002, 1002), (5002, 5002)]
     assert checker.violations(history) == []
+
+
+def test_an_overlap_that_may_come_from_a_clock_that_jumped_is_none(log: Log) -> None:
+    log.hold(A, 1, 1000.0, 1001.0)
+    log.events["0"].append({"clock": 99.0, "within": 0.0})  # between these two it ran a second ahead
+    log.hold(B, 1, 1000.5, 1001.5)
+    assert log.found() == []
+    hold = log.history().holds[0]
+    assert (hold.granted, hold.ended) == (1000.0, 1000.0)
 
 
 @pytest.mark.parametrize(
