@@ -28,6 +28,13 @@ FIRST_LOCK = 60.0
 STAND_DOWN = 25.0
 #: Seconds for a run to be killed or cut in the middle: takeovers and releases take 1 to 4 in the lab.
 MIDDLE = (0.1, 3.0)
+#: Ends a program of a service's namespaces, whose processes have their names for themselves.
+KILL = """
+for pid in $(ip netns pids nlmfo-{service}); do
+    tr '\\0' ' ' < /proc/$pid/cmdline | grep -q '{program}' && kill -9 $pid
+done
+true
+"""
 #: Shares of frames that are lost, doubled and late.
 BAD_WEATHER = (0.02, 0.03, 0.05)
 
@@ -158,20 +165,16 @@ def cut_again(world: World, chance: random.Random) -> None:
 
 
 def killed_daemons(world: World, chance: random.Random) -> None:
-    """Daemons are killed; whoever looks after them starts them again."""
+    """Daemons and the keeper are killed; whoever looks after them starts them again, or their node dies as well."""
     service, owner, _ = _owned(world, chance)
-    if world.stage.isolation == "host":  # rpcbind is not: nobody but a restart of nfsd can register with it anew
+    if world.stage.isolation == "host":
+        # Not rpcbind: the kernel registers with a new one only when nfsd starts, which is the node's own affair.
         for name in chance.sample(["rpc.statd", "rpc.mountd"], chance.randint(1, 2)):
             owner.run("pkill", "-9", "-x", name)
         node_server.start_again(owner, GRACE)
     else:
-        for name in chance.sample(["rpc.statd", "rpc.mountd", "rpcbind"], chance.randint(1, 3)):
-            owner.run(
-                "sh",
-                "-c",
-                f"for p in $(ip netns pids nlmfo-{service.name}); do"
-                f" grep -qx {name} /proc/$p/comm && kill -9 $p; done; true",
-            )
+        for name in chance.sample(["rpcbind", "rpc.statd", "rpc.mountd", "nlmfo.*keep"], chance.randint(1, 3)):
+            owner.run("sh", "-c", KILL.format(service=service.name, program=name))
     time.sleep(chance.uniform(0, 3))
     if chance.random() < 0.5:
         world.fail_over(owner, chance)
