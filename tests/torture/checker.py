@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from tests.torture.history import CLOCKS, History, Hold, Probe, Read, Write
+from tests.torture.history import History, Hold, Read, Write
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +38,12 @@ class Outage:
 def violations(history: History) -> list[Violation]:
     """All of them but what ``stalled`` finds, in the order of the checks."""
     return [
-        *two_holders(history.holds),
+        *two_holders(history),
         *lost_increments(history),
         *stale_reads(history),
         *values_of_nobody(history),
         *miscounted(history),
-        *unseen_losses(history.holds, history.probes),
+        *unseen_losses(history),
         *(Violation(f"{wrong.who}: {wrong.text}", ((wrong.at, wrong.text),)) for wrong in history.wrongs),
     ]
 
@@ -51,33 +51,30 @@ def violations(history: History) -> list[Violation]:
 # -- locks -------------------------------------------------------------------------------------------------
 
 
-def two_holders(holds: Sequence[Hold]) -> Iterator[Violation]:
+def two_holders(history: History) -> Iterator[Violation]:
     """Conflicting locks that were held at the same time."""
-    for file, those in _by_file(holds).items():
+    for file, those in _by_file(history.holds).items():
         active: list[tuple[float, int, Hold]] = []
         for number, hold in enumerate(sorted(those, key=lambda h: h.granted)):
             while active and active[0][0] <= hold.granted:
                 heapq.heappop(active)
             for _, _, other in active:
                 together = min(other.ended, hold.ended) - hold.granted
-                if hold.conflicts(other) and together > _error(hold, other):
+                error = 0.0 if hold.client == other.client else history.clocks
+                if hold.conflicts(other) and together > error:
                     shown = (*_in_words(other), *_in_words(hold))
                     yield Violation(f"{file}: two processes hold conflicting locks for {together:.3f} s", shown)
             heapq.heappush(active, (hold.ended, number, hold))
 
 
-def _error(one: Hold, other: Hold) -> float:
-    return 0.0 if one.client == other.client else CLOCKS
-
-
-def unseen_losses(holds: Sequence[Hold], probes: Sequence[Probe]) -> Iterator[Violation]:
+def unseen_losses(history: History) -> Iterator[Violation]:
     """A lock that its process holds, and that the server does not know of."""
-    by_file = _by_file(holds)
-    for probe in probes:
+    by_file = _by_file(history.holds)
+    for probe in history.probes:
         if probe.locked:
             continue
         for hold in by_file.get(probe.file, ()):
-            covered = hold.granted + CLOCKS < probe.asked and probe.answered < hold.ended - CLOCKS
+            covered = hold.granted + history.clocks < probe.asked and probe.answered < hold.ended - history.clocks
             if covered and hold.first <= probe.last and probe.first <= hold.last and hold.process != probe.process:
                 shown = (*_in_words(hold), (probe.asked, f"{probe.process} asks: nobody has it"))
                 yield Violation(f"{probe.file}: a process holds a lock that the server does not know of", shown)
@@ -107,7 +104,7 @@ def stale_reads(history: History) -> Iterator[Violation]:
         kept = deque(sorted(acknowledged, key=lambda each: each[0]))
         highest: Write | None = None
         for read in sorted(reads.get((file, slot), ()), key=lambda r: r.asked):
-            while kept and kept[0][0] + CLOCKS < read.asked:
+            while kept and kept[0][0] + history.clocks < read.asked:
                 write = kept.popleft()[1]
                 highest = write if highest is None or write.value > highest.value else highest
             if highest is not None and read.value < highest.value:

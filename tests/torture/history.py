@@ -8,9 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-#: Seconds by which two clients' times may still be wrong. What overlaps for less is no evidence; the counters need no
-#: clock.
-CLOCKS = 0.05
+#: Seconds by which the times of two clients differ at the least: each reads its clock a moment after the fact.
+CLOCKS = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +94,8 @@ class History:
     wrongs: list[Wrong] = field(default_factory=list)
     #: When each process said anything that ended an operation: granted, refused, freed, answered.
     progress: dict[str, list[float]] = field(default_factory=dict)
+    #: Seconds by which the times of two clients may differ: what overlaps for less is no evidence.
+    clocks: float = CLOCKS
     refusals: dict[str, int] = field(default_factory=dict)
 
     def reads(self) -> list[Read]:
@@ -105,45 +106,38 @@ class History:
 
 
 class Reader:
-    """Makes a history of one client's log, a line after another.
-
-    A client compares its clock with the host's every moment, because it loses time when the host is busy, and makes up
-    for it. What it did between two comparisons is known as well as these agree: what a lock's holder begins counts from
-    the latest time that may be meant, what he ends until the earliest; so no overlap is found that was not there.
-    """
+    """Makes a history of one client's log, a line after another. Its clock is compared with the host's now and then."""
 
     def __init__(self, client: str, history: History) -> None:
         self._client = client
         self._history = history
         self._clock: float | None = None
-        self._earliest = self._latest = 0.0
-        self._waiting: list[dict[str, Any]] = []
         self._open: dict[tuple[str, int], Hold] = {}
 
     def read(self, lines: Iterable[str]) -> None:
         for line in lines:
             event = json.loads(line)
             if "begun" in event:
-                if self._clock is not None:
-                    self._compared(self._clock)
-                self._open.clear()  # nobody of before lives
                 self._clock = None
+                self._open.clear()  # nobody of before lives
             elif "clock" in event:
-                self._compared(event["clock"])
+                self._compared(event["clock"], event["within"])
             else:
-                self._waiting.append(event)
+                self._take(event)
 
-    def _compared(self, clock: float) -> None:
-        """Take in what was said since the comparison before."""
-        before = clock if self._clock is None else self._clock
-        self._earliest, self._latest = min(before, clock), max(before, clock)
-        self._clock = clock
-        waiting, self._waiting = self._waiting, []
-        for event in waiting:
-            self._take(event)
+    def _compared(self, clock: float, within: float) -> None:
+        """The first comparison counts; what later ones find else is an error of all that this client says."""
+        if self._clock is None:
+            self._clock = clock
+        error = abs(clock - self._clock) + within
+        self._history.clocks = max(self._history.clocks, 2 * error)
+
+    def _by_host(self, at: float) -> float:
+        assert self._clock is not None, f"client {self._client} says something before it has compared clocks"
+        return at + self._clock
 
     def _take(self, event: dict[str, Any]) -> None:
-        at = event["at"] + self._latest
+        at = self._by_host(event["at"])
         if "kernel" in event:
             self._history.wrongs.append(Wrong(f"the kernel of client {self._client}", event["kernel"], at))
             return
@@ -154,7 +148,7 @@ class Reader:
             self._history.wrongs.append(Wrong(process, event["wrong"], at))
         elif "probe" in event:
             file = _file(process, event["probe"])
-            asked = event["asked"] + self._earliest
+            asked = self._by_host(event["asked"])
             probe = Probe(process, file, event["first"], event["last"], event["locked"], asked, at)
             self._history.probes.append(probe)
         elif "refused" in event:
@@ -165,10 +159,10 @@ class Reader:
             self._go_on(self._open[process, event["n"]], event, at)
 
     def _hold(self, process: str, event: dict[str, Any], at: float) -> None:
-        asked = event["asked"] + self._earliest
+        asked = self._by_host(event["asked"])
         file, number = _file(process, event["held"]), event["n"]
         hold = Hold(
-            process, number, file, event["first"], event["last"], event["x"], asked, at, event["at"] + self._earliest
+            process, number, file, event["first"], event["last"], event["x"], asked, at, self._by_host(event["at"])
         )
         self._open[process, number] = hold
         self._history.holds.append(hold)
@@ -178,9 +172,9 @@ class Reader:
             hold.freed = at
             del self._open[hold.process, hold.number]
             return
-        hold.ended = event["at"] + self._earliest
+        hold.ended = self._by_host(event["at"])
         if "read" in event:
-            asked = event["asked"] + self._earliest
+            asked = self._by_host(event["asked"])
             read = Read(hold.process, hold.file, event["slot"], event["read"], event["by"], asked, at)
             hold.reads.append(read)
         elif "write" in event:

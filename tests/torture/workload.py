@@ -12,7 +12,7 @@ LOG gets a JSON object per line (one process, so lines are whole; closed at each
 be rid of it: what a client did in the last moment before its power was cut is not there). Times are the
 client's monotonic clock. "p" is the process, "n" counts its holds:
     {"begun": true}                         all that follows is of a new life of this client
-    {"clock": seconds, "within": seconds}   after what it is true of: to be added for the host's clock; its error
+    {"clock": seconds, "within": seconds}   what to add for the host's clock, and the error of that
     {"p", "n", "held": file, "first", "last", "x": exclusive, "asked", "at"}   the lock was granted
     {"p", "n", "refused": errno text, "file", "asked", "at"}                   it was not
     {"p", "n", "slot", "read": value, "by": writer, "asked", "at"}
@@ -51,8 +51,8 @@ PAUSE = (0.5, 2.5)
 LONG = (15.0, 60.0)
 #: Seconds between two looks at the pipe and the kernel's log.
 FLUSH = 0.2
-#: Seconds by which a comparison of clocks may be wrong, and how often it is tried at once.
-GOOD, TRIES = 0.01, 20
+#: Seconds between two comparisons of clocks, and between two looks at the host's while it is about to turn a second.
+COMPARE, LOOK = 60.0, 0.002
 LOST = ("failed to reclaim lock", "spurious grace period")
 #: struct flock of a 64-bit kernel: type, whence, start, length, pid.
 FLOCK = struct.Struct("hhqqi4x")
@@ -280,24 +280,37 @@ def main(client: int, clients: int, seed: str, log: Path, directories: list[Path
     os.set_blocking(out, False)
     kernel = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
     append(log, '{"begun": true}\n' + clock(log.with_name("clock")))
+    compared = time.monotonic()
     while True:
         select.select([out], [], [], 1.0)
         time.sleep(FLUSH)
-        append(log, drain(out) + "".join(said_by_kernel(kernel)) + clock(log.with_name("clock")))
+        append(log, drain(out) + "".join(said_by_kernel(kernel)))
+        if time.monotonic() > compared + COMPARE:
+            append(log, clock(log.with_name("clock")))
+            compared = time.monotonic()
 
 
 def clock(file: Path) -> str:
-    """What a new file, which the host's clock stamps, says of ours: guests lose time when their host is busy."""
-    best = (float("inf"), 0.0)
-    for _ in range(TRIES):
-        before = time.monotonic()
-        file.touch(exist_ok=False)
-        after, stamp = time.monotonic(), file.stat().st_mtime
-        file.unlink()
-        best = min(best, ((after - before) / 2, stamp - (before + after) / 2))
-        if best[0] < GOOD:
-            break
-    return json.dumps({"clock": best[1], "within": best[0]}) + "\n"
+    """The host's clock by ours: it stamps new files, to the second, so the moment is awaited at which that turns.
+
+    A guest loses up to a second of the host's while it boots; from then on both go alike.
+    """
+    stamp, last = stamped(file)
+    while True:
+        turned, now = stamped(file)
+        if turned != stamp:
+            return json.dumps({"clock": turned - (last + now) / 2, "within": (now - last) / 2}) + "\n"
+        last = now
+        time.sleep(LOOK)
+
+
+def stamped(file: Path) -> tuple[float, float]:
+    """The host's time of a new file, and ours after that."""
+    file.touch(exist_ok=False)
+    now = time.monotonic()
+    stamp = file.stat().st_mtime
+    file.unlink()
+    return stamp, now
 
 
 def attempt_mkdir(directory: Path) -> None:
