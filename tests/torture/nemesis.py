@@ -173,6 +173,7 @@ def killed_daemons(world: World, chance: random.Random) -> None:
             owner.run("pkill", "-9", "-x", name)
         node_server.start_again(owner, GRACE)
     else:
+        world.look_after(service)
         for name in chance.sample(["rpcbind", "rpc.statd", "rpc.mountd", "nlmfo.*keep"], chance.randint(1, 3)):
             owner.run("sh", "-c", KILL.format(service=service.name, program=name))
     time.sleep(chance.uniform(0, 3))

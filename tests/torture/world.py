@@ -77,6 +77,8 @@ class World:
         self.clients = [self.lab.node(f"client-{n}", disks=[disk]) for n, disk in enumerate(self._nsm)]
         self._readers = [Reader(str(number), self.history) for number in range(self.stage.clients)]
         self._read_to = [0] * self.stage.clients
+        #: What was taken over in this round, and is known to be whole by that.
+        self._fresh: set[str] = set()
         self._work: dict[int, Job] = {}
         self._renamed = 0
 
@@ -173,16 +175,17 @@ class World:
         return server.start("nlmfo", "takeover", service.name, *words, deadline=cluster.COMMAND, stream=False)
 
     def taken(self, service: Service, server: Node, seconds: float) -> None:
-        """Note a takeover that succeeded, and have the service looked after."""
+        """Note a takeover that succeeded."""
         self.owners[service.name] = server
         self.takeovers[self.about] += 1
         self.durations.append(seconds)
         self.say(f"    {server.name} serves {service.name} (takeover {seconds:.1f} s)")
-        self.look_after(service, server)
+        self._fresh.add(service.name)
 
-    def look_after(self, service: Service, server: Node) -> None:
-        """As a service manager does."""
-        server.start("nlmfo", "serve", service.name, deadline=86400, stream=False)
+    def look_after(self, service: Service) -> None:
+        """As a service manager does, from now on until it is released."""
+        self.owners[service.name].start("nlmfo", "serve", service.name, deadline=86400, stream=False)
+        self._fresh.discard(service.name)
 
     def take(self, service: Service, server: Node, *, fenced: Node | None = None) -> None:
         """Take over, which has to succeed in the end; the word that the owner is down is given when it is asked for."""
@@ -246,8 +249,10 @@ class World:
             if service.name not in self.owners:
                 self.take(service, self.servers[0])
         for service in self.services:
-            self._until_whole(service)
+            if service.name not in self._fresh:
+                self._until_whole(service)
             self.outages.append(Outage(service.name, begun, time.time()))
+        self._fresh.clear()
 
     def _until_whole(self, service: Service) -> None:
         server, end = self.owners[service.name], time.monotonic() + WHOLE
