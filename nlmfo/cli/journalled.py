@@ -59,6 +59,7 @@ class Message(Enum):
     LOCKS_MISSING = "d5e51e8f8cf34d0fb90b032f1f70fb9e"
     STOOD_DOWN = "23b5627c38b844b987ab5940c861b72b"
     TROUBLED = "8b361d8dc851482ba3a3aa8b9d880dd6"
+    BEYOND_MENDING = "e61c1111c58d4c7cad1fa71b54292417"
     STARTED_AGAIN = "b1c40c62a38c4f65a9d8f3bd3c31cb1f"
     MENDED = "abeb1fe5e0a745e097b398e72d413a71"
 
@@ -82,6 +83,8 @@ _KINDS: Mapping[type[Event], tuple[Message | None, Priority]] = {
     ExportLeftOut: (None, Priority.WARNING),
     JournalNotWritten: (None, Priority.WARNING),
 }
+#: Failures that alerts ask for by their classes: none, but for who says so.
+_UNKNOWN: Mapping[type[BaseException], Message] = {}
 
 
 class Journalled:
@@ -117,8 +120,11 @@ class Journalled:
         if more:
             self._tell("\n".join([f"{found.service}: report of the {found.verb}:", *more]), Priority.INFO, None, {})
 
-    def failed(self, error: BaseException) -> bool:
-        """Why a command fails, where no event has said so, and what to do; whether the journal has it all now."""
+    def failed(self, error: BaseException, message: Message | None = None) -> bool:
+        """Why a command fails, where no event has said so, and what to do; whether the journal has it all now.
+
+        ``message``: what it is known as, for a failure that is no refusal.
+        """
         reason = error if isinstance(error, Refused) else error.__cause__
         hint = f"hint: {error.hint}" if isinstance(error, NlmfoError) and error.hint else ""
         if isinstance(reason, Refused):
@@ -128,7 +134,7 @@ class Journalled:
             return self._tell(_lines(said, hint, force), Priority.ERROR, Message.REFUSED, about)
         if not self._told:
             said = str(error) or "interrupted"
-            return self._tell(_lines(said, hint), Priority.ERROR, None, {"NLMFO_ERROR": str(error)})
+            return self._tell(_lines(said, hint), Priority.ERROR, message, {"NLMFO_ERROR": str(error)})
         return not hint or self._tell(hint, Priority.ERROR, None, {})
 
     def _begin(self, event: Begun) -> None:
@@ -158,12 +164,17 @@ class Journalled:
 
 
 @contextmanager
-def failures(journal: Journalled, arguments: argparse.Namespace) -> Iterator[None]:
-    """Have the journal know why a command fails; ``arguments.told`` where standard error would say it there again."""
+def failures(
+    journal: Journalled, arguments: argparse.Namespace, known: Mapping[type[BaseException], Message] = _UNKNOWN
+) -> Iterator[None]:
+    """Have the journal know why a command fails; ``arguments.told`` where standard error would say it there again.
+
+    ``known``: the ids of failures that have one of their own.
+    """
     try:
         yield
     except BaseException as error:
-        if journal.failed(error) and journald.takes(sys.stderr):
+        if journal.failed(error, known.get(type(error))) and journald.takes(sys.stderr):
             arguments.told = True
         raise
 

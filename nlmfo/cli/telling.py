@@ -189,9 +189,8 @@ def teller(arguments: argparse.Namespace, verb: str) -> Teller:
     return OnTerminal(journal) if screen.is_terminal() else Sentences(journal)
 
 
-def hearing(verb: str, service: str) -> Sink:
+def hearing(journal: Journalled) -> Sink:
     """For what goes on without end: each event is told to the journal, and by a line where that is elsewhere."""
-    journal = Journalled(verb, service)
 
     def hear(event: Event) -> None:
         journal(event)

@@ -6,23 +6,29 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
 from nlmfo.cli.commands import common, serve
+from nlmfo.cli.journalled import Journalled, Message
 from nlmfo.cli.main import main
 from nlmfo.config import Config
 from nlmfo.errors import ExitCode, NlmfoError, NotOwned
 from nlmfo.failover import runs
 from nlmfo.failover.health import Trouble
 from nlmfo.failover.supervise import BeyondMending, Supervisor
-from nlmfo.host import journald, mounts, systemd
+from nlmfo.host import mounts, systemd
 from nlmfo.ownership.record import Standing
 from nlmfo.ownership.registry import DirectoryRegistry
 from tests.unit import shapes
 from tests.unit.test_config import HOME, WITH_REGISTRY, write
+from tests.unit.test_journalled import unit
+
+#: What BeyondMending says here.
+IS_ILL = "service 'home': nfsd does not run"
 
 
 class Executed(Exception):
@@ -44,10 +50,16 @@ class Scene:
         patch.setattr(serve, "EACH", 0.01)
         patch.setattr(serve, "DISKS", 0.0)
         patch.setattr(mounts, "BY_UUID", directory)
-        patch.setattr(journald, "send", lambda _: True)
+        self.entries: list[Mapping[str, str]] = []
+        patch.setattr(Journalled.__init__, "__kwdefaults__", {"send": self.take})
         patch.setattr(systemd, "notify", lambda **variables: self.told.append(variables))
         patch.setattr(Supervisor, "round", lambda _, config: self.rounds.pop(0)(config))
         patch.setattr(os, "execv", self.execv)
+
+    def take(self, fields: Mapping[str, str]) -> bool:
+        """In the place of the journal."""
+        self.entries.append(fields)
+        return True
 
     def execv(self, program: str, argv: list[str]) -> None:
         assert program == sys.executable
@@ -145,6 +157,20 @@ def test_what_only_a_takeover_mends_ends_it_so_that_systemd_begins_anew(
     scene.rounds = [fails(BeyondMending("home", [Trouble("nfsd", "nfsd does not run")]))]
     assert scene.serve() == ExitCode.FAILED
     assert "nfsd does not run" in capsys.readouterr().err
+    told = scene.entries[-1]
+    assert (told["MESSAGE_ID"], told["PRIORITY"]) == (Message.BEYOND_MENDING.value, "3")
+    assert (told["NLMFO_VERB"], told["NLMFO_SERVICE"], told["NLMFO_ERROR"]) == ("serve", "home", IS_ILL)
+    assert told["MESSAGE"].startswith(f"home: {IS_ILL}\nhint: 'nlmfo takeover home' takes down what is left")
+
+
+def test_in_a_unit_what_only_a_takeover_mends_is_said_once_and_with_its_id(scene: Scene) -> None:
+    scene.rounds = [fails(BeyondMending("home", [Trouble("nfsd", "nfsd does not run")]))]
+    with tempfile.NamedTemporaryFile("w+") as stream:
+        unit(scene.patch, stream)
+        assert scene.serve() == ExitCode.FAILED
+        assert Path(stream.name).read_text() == ""
+    assert [each.get("MESSAGE_ID") for each in scene.entries].count(Message.BEYOND_MENDING.value) == 1
+    assert [IS_ILL in each["MESSAGE"] for each in scene.entries].count(True) == 1
 
 
 @pytest.mark.parametrize(

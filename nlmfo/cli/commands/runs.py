@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from nlmfo.cli import document, text
 from nlmfo.cli.commands import common
+from nlmfo.cli.journalled import Journalled
 from nlmfo.cli.telling import hearing, telling
 from nlmfo.config import Config
 from nlmfo.errors import ExitCode, NlmfoError
@@ -79,7 +80,7 @@ def abort(config: Config, arguments: argparse.Namespace) -> ExitCode:
 def keep(config: Config, arguments: argparse.Namespace) -> ExitCode:
     """Until SIGTERM, or until another node owns the service."""
     service = config.service(arguments.service)
-    Keep(config, service, hearing("keep", service.name)).run()
+    Keep(config, service, hearing(Journalled("keep", service.name))).run()
     return ExitCode.NOT_OWNED
 
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import Never
 
 from nlmfo.cli.commands import common
+from nlmfo.cli.journalled import Journalled, Message, failures
 from nlmfo.cli.telling import hearing, telling
 from nlmfo.config import Config, Service, load
 from nlmfo.deadline import Deadline, poll_until
@@ -47,12 +48,14 @@ def serve(config: Config, arguments: argparse.Namespace) -> ExitCode:
     with telling(config, arguments, "takeover") as tell:
         taken = runs.takeover(config, service, Word(), tell)
         tell.say(f"{service.name}: served here {'now' if taken else 'already'}")
-    hear = hearing("serve", service.name)
+    journal = Journalled("serve", service.name)
+    hear = hearing(journal)
     syscalls.release_memory()  # of which the takeover needed more than what follows
     with _listening() as signals:
         systemd.notify(READY=1, STATUS="served here")
         try:
-            _look_after(config, Supervisor(service.name, hear), signals)
+            with failures(journal, arguments, {BeyondMending: Message.BEYOND_MENDING}):
+                _look_after(config, Supervisor(service.name, hear), signals)
         except NotOwned as error:
             hear(Troubled(service.name, error.text))
             return _given_up(config, service.name)
