@@ -5,11 +5,13 @@ Usage: ``agent.py DEVICE``. One JSON object per line in each direction.
 
 from the host   {"id": 7, "argv": [...], "stdin": "text", "deadline": 10.0, "stream": false}
                 {"id": 7, "signal": 9}
+                {"id": 7, "copy": "/proc/locks", "to": "/lab/share/got"}
 to the host     {"ready": true}
                 {"id": 7, "line": "..."}                          each line of output, when streaming
                 {"id": 7, "status": 0, "out": "...", "err": "..."}   at the end; 124 when the deadline passed
 
-Every program runs in a session of its own, so that a deadline or a signal ends it with all its children.
+Every program runs in a session of its own, so that a deadline or a signal ends it with all its children. Files are
+copied without one, because a fork and an exec take these kernels twenty times as long.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import sys
 import threading
 import time
 import tty
+from pathlib import Path
 from typing import Any
 
 DEADLINE_PASSED = 124
@@ -59,7 +62,19 @@ class Agent:
             if process is not None:
                 _end(process, request["signal"])
         else:
-            threading.Thread(target=self.execute, args=(request,), daemon=True).start()
+            work = self.copy if "copy" in request else self.execute
+            threading.Thread(target=work, args=(request,), daemon=True).start()
+
+    def copy(self, request: dict[str, Any]) -> None:
+        """Read to the end, because files in /proc do not know their size."""
+        error = ""
+        try:
+            content, to = Path(request["copy"]).read_bytes(), Path(request["to"])
+            to.parent.mkdir(parents=True, exist_ok=True)
+            to.write_bytes(content)
+        except OSError as reason:
+            error = str(reason)
+        self.say({"id": request["id"], "status": 1 if error else 0, "out": "", "err": _text(error.encode())})
 
     def execute(self, request: dict[str, Any]) -> None:
         number = request["id"]

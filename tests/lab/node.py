@@ -24,6 +24,8 @@ KERNEL = "/usr/bin/linux.uml"
 MODULES = "/usr/lib/uml/modules"
 #: Seconds beyond a command's own deadline before its node counts as hung.
 SLACK = 15.0
+#: Seconds to copy a file.
+COPY = 75.0
 
 
 class NodeDown(Exception):
@@ -199,22 +201,17 @@ class Node:
 
     def start(self, *argv: str, deadline: float = 600.0, stdin: str = "", stream: bool = True) -> Job:
         """Start a program and go on; its lines arrive in ``Job.lines`` while it runs."""
-        with self._lock:
-            self._numbers += 1
-            number = self._numbers
-            job = self._jobs[number] = Job(self, number, " ".join(argv))
-        self.tell({"id": number, "argv": argv, "stdin": stdin, "deadline": deadline, "stream": stream})
-        return job
+        return self._ask(" ".join(argv), {"argv": argv, "stdin": stdin, "deadline": deadline, "stream": stream})
 
     def put(self, content: bytes | str, path: str) -> None:
         """Write a file on the node."""
         staged = self.share / "put"
         staged.write_bytes(content.encode() if isinstance(content, str) else content)
-        self.shell(f"mkdir -p \"$(dirname '{path}')\"; cp /lab/share/put '{path}'")
+        self._copy("/lab/share/put", path)
 
     def get(self, path: str) -> bytes:
         """Read a file of the node."""
-        self.shell(f"cp '{path}' /lab/share/got")
+        self._copy(path, "/lab/share/got")
         return (self.share / "got").read_bytes()
 
     def tell(self, message: dict[str, Any]) -> None:
@@ -223,6 +220,19 @@ class Node:
             raise NodeDown(f"{self.name} is off")
         with self._lock:
             line.sendall(json.dumps(message).encode() + b"\n")
+
+    def _copy(self, path: str, to: str) -> None:
+        result = self._ask(f"copy {path} to {to}", {"copy": path, "to": to}).wait(COPY)
+        if result.status != 0:
+            raise CommandError(f"{self.name}: {result.err}")
+
+    def _ask(self, what: str, request: dict[str, Any]) -> Job:
+        with self._lock:
+            self._numbers += 1
+            number = self._numbers
+            job = self._jobs[number] = Job(self, number, what)
+        self.tell({"id": number} | request)
+        return job
 
     def _listen(self, line: socket.socket) -> None:
         """Hand what the agent says to the jobs, until the node is gone."""

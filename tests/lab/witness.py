@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from tests.lab.cluster import Service
-from tests.lab.node import Job, Node
+from tests.lab.node import CommandError, Job, Node
 
 WORKLOAD = "/lab/checkout/tests/workload"
 #: Targets of contender.py that conflict with what holder.py holds.
@@ -36,15 +36,31 @@ class Held:
 
 def held_on(server: Node, service: Service) -> set[Held]:
     """The locks that the server's kernel holds for NFS clients on the service's data, from its /proc/locks."""
-    out = server.shell(f"mountpoint -d {service.mountpoint}; pgrep -x lockd; echo; cat /proc/locks")
-    head, _, table = out.partition("\n\n")
-    device, *lockds = head.split()
-    major, minor = (int(number) for number in device.split(":"))
-    found = set()
-    for kind, pid, where, inode, first, last in _LOCK.findall(table):
-        if pid in lockds and where == f"{major:02x}:{minor:02x}":
-            found.add(Held(int(inode), int(first), -1 if last == "EOF" else int(last), kind == "WRITE"))
-    return found
+    device = _device_at(server, service.mountpoint)
+    there = [words for words in _LOCK.findall(server.get("/proc/locks").decode()) if words[2] == device]
+    lockds = {pid for pid in {words[1] for words in there} if _is_lockd(server, pid)}
+    return {
+        Held(int(inode), int(first), -1 if last == "EOF" else int(last), kind == "WRITE")
+        for kind, pid, _, inode, first, last in there
+        if pid in lockds
+    }
+
+
+def _device_at(server: Node, mountpoint: str) -> str:
+    """What is mounted there, as /proc/locks names devices."""
+    mounts = [line.split() for line in server.get("/proc/self/mountinfo").decode().splitlines()]
+    found = [words[2] for words in mounts if words[4] == mountpoint]
+    if not found:
+        raise Broken(f"{server.name}: nothing is mounted at {mountpoint}")
+    major, minor = (int(number) for number in found[-1].split(":"))
+    return f"{major:02x}:{minor:02x}"
+
+
+def _is_lockd(server: Node, pid: str) -> bool:
+    try:
+        return server.get(f"/proc/{pid}/comm") == b"lockd\n"
+    except CommandError:  # it is gone
+        return False
 
 
 def lost_by(client: Node) -> list[str]:
@@ -149,12 +165,18 @@ class Contender:
 
 
 def await_true(what: str, check: Any, seconds: float) -> None:
-    """Poll until it is true; Broken, naming what, when it does not come true in time."""
+    """Poll until it is true; Broken, naming what, when it does not come true in time.
+
+    It rests as long as it asked: a question may take a node's only processor from what is waited for.
+    """
     end = time.monotonic() + seconds
+    asked = time.monotonic()
     while not check():
-        if time.monotonic() > end:
+        now = time.monotonic()
+        if now > end:
             raise Broken(f"waited {seconds:g} s in vain for {what}")
-        time.sleep(0.1)
+        time.sleep(max(0.1, now - asked))
+        asked = time.monotonic()
 
 
 def _messages(job: Job) -> list[dict[str, Any]]:
