@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from nlmfo.failover.past import Run
 from nlmfo.failover.progress import Progress
+from nlmfo.failover.room import NODE, Room
 from nlmfo.failover.status import ServiceStatus
 from nlmfo.failover.verbs import Outcome, Verb
 from nlmfo.ownership.record import Standing
@@ -38,6 +39,7 @@ HELP = {
     "nlmfo_last_run_ok": "1 when it came to its end as it was meant to",
     "nlmfo_last_takeover_step_seconds": "how long the steps of the last takeover here took, by their kind",
     "nlmfo_last_takeover_pause_seconds": "how long clients may have waited for the last takeover here",
+    "nlmfo_full_in_seconds": "when a file system will be full, where it fills; the node's have an empty service",
 }
 GOOD = {Verb.TAKEOVER: Outcome.SERVED, Verb.RELEASE: Outcome.RELEASED, Verb.ABORT: Outcome.RELEASED}
 
@@ -52,7 +54,7 @@ class Sample:
     labels: tuple[tuple[str, str], ...] = ()
 
 
-def page(states: Iterable[ServiceStatus], runs: Sequence[Run], node: str) -> str:
+def page(states: Iterable[ServiceStatus], runs: Sequence[Run], node: str, rooms: Iterable[Room] = ()) -> str:
     """The whole file. ``runs``: those of the past, the oldest first; only those of ``node`` count."""
     own = [run for run in runs if run.begun.node == node]
     samples = [
@@ -64,6 +66,7 @@ def page(states: Iterable[ServiceStatus], runs: Sequence[Run], node: str) -> str
             *_of_runs(state.service, [run for run in own if run.begun.service == state.service]),
         )
     ]
+    samples += [sample for room in rooms for sample in _of_room(room)]
     lines = []
     for name, text in HELP.items():
         of_name = [sample for sample in samples if sample.name == name]
@@ -115,6 +118,13 @@ def _of_runs(service: str, runs: Sequence[Run]) -> Iterator[Sample]:
         yield Sample("nlmfo_last_takeover_step_seconds", service, seconds, (("step", action),))
     if takeover.report.pause is not None:
         yield Sample("nlmfo_last_takeover_pause_seconds", service, takeover.report.pause.seconds)
+
+
+def _of_room(room: Room) -> Iterator[Sample]:
+    service = "" if room.place.subject == NODE else room.place.subject
+    for of, seconds in (("bytes", room.bytes_in), ("inodes", room.inodes_in)):
+        if seconds is not None:
+            yield Sample("nlmfo_full_in_seconds", service, round(seconds), (("path", str(room.place.path)), ("of", of)))
 
 
 def _line(sample: Sample) -> str:

@@ -14,7 +14,7 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -25,10 +25,12 @@ from nlmfo.child import in_child
 from nlmfo.config import Config, Isolation, Notifier, Service
 from nlmfo.errors import NlmfoError
 from nlmfo.failover import last_run
+from nlmfo.failover.forecast import DAY
 from nlmfo.failover.host import no_way_into_grace
 from nlmfo.failover.last_run import RUNS
 from nlmfo.failover.look import look
 from nlmfo.failover.owner import registry_of
+from nlmfo.failover.room import Room, span
 from nlmfo.host import (
     exports,
     interfaces,
@@ -39,6 +41,7 @@ from nlmfo.host import (
     node_server,
     own_mounts,
     partitions,
+    space,
     view,
 )
 from nlmfo.kernel import proposed
@@ -56,6 +59,8 @@ INSTALL = "install nfs-kernel-server (Debian, Ubuntu, SUSE) or nfs-utils (Red Ha
 INOTIFY = "inotify_simple"
 #: Bytes and inodes without which records cannot be kept; and the share of a file system that should be free.
 LEAST_BYTES, LEAST_INODES, SHARE = 4 << 20, 200, 0.05
+#: A file system that will be full within so many seconds deserves a look now.
+SOON = 7 * DAY
 #: Seconds for storage to answer.
 ANSWER = 5.0
 #: exports(5): neither a network, a netgroup, a wildcard nor everybody.
@@ -86,6 +91,20 @@ def findings(config: Config) -> tuple[Finding, ...]:
         *_of_node(config),
         *(found for service in config.services.values() for found in _of_service(config, service)),
     )
+
+
+def full_soon(rooms: Iterable[Room]) -> Iterator[Finding]:
+    """The file systems on which there is still room, and soon will be none."""
+    for room in rooms:
+        if room.full_in is not None and room.full_in < SOON:
+            bytes_left = f"{room.now.free >> 20} of {room.now.size >> 20} MiB"
+            left = bytes_left if room.full_in == room.bytes_in else f"{room.now.inodes} inodes"
+            text = (
+                f"{room.place.path}, where {room.place.what} are kept, will be full in about {span(room.full_in)}: "
+                f"{left} are free, and it was more before (seen for {span(room.since)})"
+            )
+            mend = "look what grows there ('du -x'), and make room or enlarge it before that"
+            yield _warning(room.place.subject, "full-soon", text, mend)
 
 
 def _of_node(config: Config) -> Iterator[Finding]:
@@ -251,7 +270,7 @@ def _of_rights(subject: str, path: Path, what: str) -> Iterator[Finding]:
 
 def _of_space(subject: str, path: Path, what: str) -> Iterator[Finding]:
     try:
-        found = in_child(f"looking at {path}", lambda: os.statvfs(_existing(path)), deadline=ANSWER)
+        found = in_child(f"looking at {path}", lambda: os.statvfs(space.existing(path)), deadline=ANSWER)
     except (NlmfoError, OSError) as error:
         yield _error(subject, "storage", f"{path} does not answer: {error}", "see to the storage that it lies on")
         return
@@ -263,11 +282,6 @@ def _of_space(subject: str, path: Path, what: str) -> Iterator[Finding]:
     elif free < SHARE * whole:
         text = f"{path}, where {what} are kept, is nearly full: {free >> 20} of {whole >> 20} MiB are free"
         yield _warning(subject, "nearly-full", text, "make room there in time")
-
-
-def _existing(path: Path) -> Path:
-    """The path, or what is there of the way to it."""
-    return next(each for each in (path, *path.parents) if each.exists())
 
 
 def _complaint(subject: str, code: str, what: Callable[[], object]) -> Iterator[Finding]:

@@ -141,7 +141,12 @@ class Directory:
         """
         temporary = f".new.{os.getpid()}"
         self.remove(temporary)
-        self.create(temporary, content, mode)
+        try:
+            self.create(temporary, content, mode)
+        except StoreError:  # of a full file system it would take what is left
+            with suppress(StoreError):
+                self.remove(temporary)
+            raise
         if verify and self.read(temporary, len(content)) != content:
             raise StoreError(f"{self.path / name}: what was written is not what was read back")
         self.rename(temporary, name)

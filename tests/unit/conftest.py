@@ -9,13 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from nlmfo.host import journald
+from nlmfo.host import journald, space
 
 
 @pytest.fixture(autouse=True)
 def no_journal(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test writes into the journal of the machine that it runs on."""
     monkeypatch.setattr(journald, "SOCKET", Path("/nonexistent/journal"))
+
+
+@pytest.fixture(autouse=True)
+def no_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does it keep samples of that machine's free space."""
+    monkeypatch.setattr(space, "HOME", Path("/dev/null/space"))
 
 
 @pytest.fixture

@@ -15,7 +15,9 @@ from nlmfo.cli.main import main
 from nlmfo.config.digest import digest
 from nlmfo.failover import readiness
 from nlmfo.failover.readiness import Finding, Severity
+from nlmfo.failover.room import Place, Room
 from nlmfo.host import survey
+from nlmfo.host.space import Sample
 from nlmfo.kernel import capabilities
 from nlmfo.kernel.capabilities import Capability, Use
 from nlmfo.kernel.version import Answer
@@ -27,6 +29,14 @@ from tests.unit.test_config import HOME, write
 CONFIG = shapes.config(Path("/registry"))
 BAD = Finding(Severity.ERROR, "home", "in-fstab", "/etc/fstab line 3 mounts /srv/home", "remove the line")
 DOUBT = Finding(Severity.WARNING, "node", "no-registry", "there is no registry", "make one")
+ROOM = Room(
+    Place("partition", "home", Path("/srv/home"), "the files of its clients"),
+    Sample(1_800_000_000, 900 << 20, 500 << 20, 70),
+    since=86400.0,
+    enough=True,
+    bytes_in=None,
+    inodes_in=50 * 3600.0,
+)
 FOUND = (
     Capability("unlock_ip", Answer.YES, "/proc/fs/nfsd/unlock_ip", "drops nothing"),
     Capability("threads", Answer.YES, "/proc/fs/nfsd/threads", "", (Use.START_GRACE, Use.END_GRACE)),
@@ -60,7 +70,7 @@ def test_a_long_note_is_wrapped_and_keeps_every_word() -> None:
 
 
 def test_the_document_is_json_with_the_same_content() -> None:
-    document = json.loads(json.dumps(check.document(CONFIG, FOUND, [BAD, DOUBT])))
+    document = json.loads(json.dumps(check.document(CONFIG, FOUND, [ROOM], [BAD, DOUBT])))
     assert document["interfaces"][1] == {
         "name": "threads",
         "present": "yes",
@@ -78,6 +88,29 @@ def test_the_document_is_json_with_the_same_content() -> None:
         "text": "/etc/fstab line 3 mounts /srv/home",
         "mend": "remove the line",
     }
+
+
+def test_each_file_system_has_a_line_with_how_long_its_room_lasts() -> None:
+    rooms = [ROOM, replace(ROOM, inodes_in=None), replace(ROOM, since=3600.0, enough=False, inodes_in=None)]
+    assert check.space(rooms).splitlines() == [
+        "FILE SYSTEM  FREE            INODES  FULL IN",
+        "/srv/home    500 of 900 MiB  70      2 days",
+        "/srv/home    500 of 900 MiB  70      -",
+        f"/srv/home    500 of 900 MiB  70      (needs 6 hours of samples: {check.NEXT})",
+    ]
+    document = json.loads(json.dumps(check.document(CONFIG, FOUND, [ROOM], [])))
+    assert document["space"] == [
+        {
+            "subject": "home",
+            "path": "/srv/home",
+            "size": 900 << 20,
+            "free": 500 << 20,
+            "free_inodes": 70,
+            "seen_for": 86400,
+            "bytes_used_up_in": None,
+            "inodes_used_up_in": 180000,
+        }
+    ]
 
 
 def test_what_was_found_is_told_with_how_to_mend_it_and_counted() -> None:

@@ -21,8 +21,10 @@ from nlmfo.failover.past import Heard, Run
 from nlmfo.failover.plan import Action, Step
 from nlmfo.failover.progress import Locks, Progress
 from nlmfo.failover.report import Pause, Reporter
+from nlmfo.failover.room import NODE, Place, Room
 from nlmfo.failover.status import ServiceStatus
 from nlmfo.failover.verbs import Outcome, Verb
+from nlmfo.host.space import Sample
 from nlmfo.ownership.record import Standing
 from nlmfo.records.ledger import Standing as Notice
 from tests.unit import shapes
@@ -59,7 +61,10 @@ def samples(text: str) -> dict[str, float]:
 
 
 MOUNTS = [StepDone(Step(Action.MOUNT, f"/srv/{n}"), 0.25, "") for n in range(2)]
-WHOLE = page([replace(STATE, progress=PROGRESS)], [run(Verb.TAKEOVER, Outcome.SERVED, "b", *MOUNTS)], "b")
+ROOM = Room(
+    Place("registry", NODE, Path("/cluster/nlmfo"), "owner records"), Sample(0, 9, 5, 7), 0, True, 3600.4, 7200.0
+)
+WHOLE = page([replace(STATE, progress=PROGRESS)], [run(Verb.TAKEOVER, Outcome.SERVED, "b", *MOUNTS)], "b", [ROOM])
 
 
 def test_what_there_is_of_a_service_is_told_with_its_numbers() -> None:
@@ -74,6 +79,13 @@ def test_what_there_is_of_a_service_is_told_with_its_numbers() -> None:
     assert found['nlmfo_last_run_timestamp_seconds{service="home",verb="takeover"}'] == 1000
     assert found['nlmfo_last_takeover_step_seconds{service="home",step="mount"}'] == 0.5
     assert found['nlmfo_last_takeover_pause_seconds{service="home"}'] == 2.25
+    assert found['nlmfo_full_in_seconds{service="",path="/cluster/nlmfo",of="bytes"}'] == 3600
+    assert found['nlmfo_full_in_seconds{service="",path="/cluster/nlmfo",of="inodes"}'] == 7200
+
+
+def test_where_nothing_fills_there_is_no_sample_of_it() -> None:
+    quiet = replace(ROOM, bytes_in=None, inodes_in=None)
+    assert "nlmfo_full_in_seconds" not in page([STATE], [], "b", [quiet])
 
 
 def test_every_metric_has_a_line_that_explains_it_and_all_its_samples_below() -> None:

@@ -9,6 +9,7 @@ import select
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Never
@@ -19,11 +20,11 @@ from nlmfo.cli.telling import hearing, telling
 from nlmfo.config import Config, Service, load
 from nlmfo.deadline import Deadline, poll_until
 from nlmfo.errors import DeadlineExceeded, ExitCode, NlmfoError, NotOwned
-from nlmfo.failover import runs
+from nlmfo.failover import room, runs
 from nlmfo.failover.events import Troubled
 from nlmfo.failover.owner import owner_of, registry_of
 from nlmfo.failover.supervise import BeyondMending, Supervisor
-from nlmfo.host import mounts, systemd
+from nlmfo.host import mounts, space, systemd
 from nlmfo.kernel import syscalls
 from nlmfo.ownership.proof import Word
 from nlmfo.ownership.record import Standing
@@ -73,6 +74,7 @@ def _await_disks(service: Service) -> None:
 def _look_after(config: Config, supervisor: Supervisor, signals: socket.socket) -> None:
     """Round after round, until told to stop."""
     each = min(EACH, (systemd.watchdog() or EACH) / 3)
+    sample = 0.0
     while (number := _wait(signals, each)) not in STOP:
         try:
             if number == RELOAD:
@@ -82,6 +84,9 @@ def _look_after(config: Config, supervisor: Supervisor, signals: socket.socket) 
             raise
         except (NlmfoError, OSError) as error:  # the registry, for one, may be away for a while
             troubles = supervisor.cannot_tell(error)
+        if time.monotonic() >= sample:
+            room.look(config)
+            sample = time.monotonic() + space.EVERY
         said = "; ".join(trouble.text for trouble in troubles) or "served here; all is well"
         systemd.notify(WATCHDOG=1, STATUS=plain(said))
         _reap()

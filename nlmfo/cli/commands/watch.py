@@ -11,7 +11,7 @@ from nlmfo.cli import metrics as page
 from nlmfo.cli.commands import common
 from nlmfo.config import Config
 from nlmfo.errors import ExitCode
-from nlmfo.failover import health, past
+from nlmfo.failover import health, past, room
 from nlmfo.failover.status import of_service
 from nlmfo.plain import plain
 from nlmfo.replace import replace_file
@@ -32,7 +32,7 @@ def monitor(config: Config, arguments: argparse.Namespace) -> ExitCode:
 def metrics(config: Config, arguments: argparse.Namespace) -> ExitCode:
     common.need_root()
     states = [of_service(config, service) for service in config.services.values()]
-    found = page.page(states, past.runs(config.services.values()), config.node)
+    found = page.page(states, past.runs(config.services.values()), config.node, room.look(config))
     if arguments.output is None:
         print(found, end="")
     else:
