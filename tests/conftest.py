@@ -1,15 +1,43 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""For all tests: a busy machine is no reason for a property test to fail; what tests counted is shown at the end."""
+"""For all tests: a busy machine is no reason for a property test to fail; the sample that a run goes through is shown at
+the beginning, what tests counted at the end; and what takes longest begins first.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests import sampling
+
 settings.register_profile("nlmfo", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("nlmfo")
+
+
+def pytest_report_header() -> str:
+    """Settles the sample before any other process is started."""
+    number = sampling.seed()
+    return (
+        "sample: everything"
+        if sampling.EVERYTHING
+        else f"sample: {sampling.SEED}={number} (NLMFO_TESTS=all: everything)"
+    )
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest goes first: begun last, it would keep one processor busy and leave the others idle.
+
+    That is by the time limits that tests name for themselves. A module stays together, because its tests may share a lab.
+    """
+    longest: dict[Path, float] = {}
+    for item in items:
+        marker = item.get_closest_marker("timeout")
+        longest[item.path] = max(longest.get(item.path, 0.0), float(marker.args[0]) if marker else 0.0)
+    items.sort(key=lambda item: -longest[item.path])
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import compileall
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 from tests.lab.lab import Disk, Lab
 from tests.lab.node import Node, Result
@@ -98,14 +100,20 @@ def make_export(server: Node, service: Service) -> None:
     )
 
 
+def at_once(*works: Callable[[], object]) -> None:
+    """Do something on several nodes at the same time."""
+    with ThreadPoolExecutor(max(1, len(works))) as pool:
+        for work in [pool.submit(work) for work in works]:
+            work.result()
+
+
 def prepare(lab: Lab, servers: Sequence[Node], *services: Service) -> None:
     """Boot everything, configure the servers, and make the exported directories."""
     # The nodes see the checkout read-only: what is compiled here, once, need not be compiled at every start there.
     compileall.compile_dir(CHECKOUT / "nlmfo", quiet=1)
     (lab.registry / "services").mkdir(exist_ok=True)
     lab.boot()
-    for server in servers:
-        configure(server, *services)
+    at_once(*(partial(configure, server, *services) for server in servers))
     for service in services:
         make_export(servers[0], service)
 

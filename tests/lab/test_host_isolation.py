@@ -5,9 +5,14 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
+
+import pytest
 
 from tests.lab import cluster, node_server
+from tests.lab.cluster import Service
 from tests.lab.lab import Lab
+from tests.lab.node import Node
 from tests.lab.witness import Contender, Holder, await_true, held_on, lost_by
 from tests.workload.holder import LOCKS
 
@@ -15,6 +20,13 @@ RECLAIM = 30.0
 FSIDS = {"home": 1, "mail": 2, "web": 3, "docs": 4}
 
 
+def serve(server: Node, *services: Service) -> None:
+    node_server.start(server)
+    for service in services:
+        cluster.takeover(server, service)
+
+
+@pytest.mark.timeout(900)
 def test_one_of_two_services_moves_to_a_node_with_two_others_and_every_client_has_its_locks_back(lab: Lab) -> None:
     services = {
         name: cluster.make_service(lab, name, [f"10.10.0.{100 + fsid}/24"], fsid, isolation='"host"')
@@ -23,10 +35,9 @@ def test_one_of_two_services_moves_to_a_node_with_two_others_and_every_client_ha
     a, b = (lab.node(name, disks=cluster.disks(*services.values())) for name in ("a", "b"))
     one, two = lab.node("one"), lab.node("two")
     cluster.prepare(lab, [a, b], *services.values())
-    for server in (a, b):
-        node_server.start(server)
-    for server, name in ((a, "home"), (a, "mail"), (b, "web"), (b, "docs")):
-        cluster.takeover(server, services[name])
+    cluster.at_once(
+        partial(serve, a, services["home"], services["mail"]), partial(serve, b, services["web"], services["docs"])
+    )
     clients = {"home": one, "mail": two, "web": one, "docs": two}
     holders = {name: Holder(client, cluster.mount(client, services[name])) for name, client in clients.items()}
     for holder in holders.values():

@@ -2,14 +2,13 @@
 """nlmfo is killed, or its node loses power, between two steps of a release or takeover: no lock is lost, none is
 granted twice, and somebody can always go on.
 
-By default a few moments that matter most. NLMFO_KILLS=all kills at every step boundary of both,
-NLMFO_POWER_CUTS_AT=all cuts the power at each.
+By default a sample of moments: some that matter most, and any others. NLMFO_TESTS=all goes through every step boundary
+of both (tests/sampling.py).
 """
 
 from __future__ import annotations
 
 import json
-import os
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,17 +23,16 @@ from tests.lab.lab import Lab
 from tests.lab.node import Job, Node
 from tests.lab.test_takeover import RECLAIM, Stage, assert_nothing_lost, held_nowhere
 from tests.lab.witness import WORKLOAD, Contender, Holder, await_true, held_on
+from tests.sampling import EVERYTHING, chance
 from tests.workload.holder import LOCKS
 
-EVERY_KILL = os.environ.get("NLMFO_KILLS") == "all"
-EVERY_POWER_CUT = os.environ.get("NLMFO_POWER_CUTS_AT") == "all"
-#: Before which step of a release, and of the takeover that follows; of several steps alike before the last one.
+#: What matters most: before which step of a release, and of the takeover that follows; of several before the last.
 KILLS = (
     (Action.VERIFY_UNLOCKED, Action.NOTIFY),
     (Action.UMOUNT, Action.MOUNT),
     (Action.DISOWN, Action.ADDRESS_UP),
 )
-POWER_CUTS = (("release", Action.COLLECT), ("takeover", Action.NOTIFY))
+POWER_CUTS = {"release": Action.COLLECT, "takeover": Action.NOTIFY}
 #: Seconds for one test when it goes through everything.
 LONG = 3600
 
@@ -151,28 +149,32 @@ def assert_kept(stage: Stage, server: Node) -> None:
 
 
 def lose_power(stage: Stage, servers: tuple[Node, Node], verb: str, before: int) -> tuple[Node, Node]:
-    """Cut a run off with its node's power, and take over on the other node; who serves then, and who does not."""
+    """Cut a run off with its node's power, and take over on the other node; who serves then, and who is off."""
     serving, other = servers
+    if not other.is_on():
+        stage.lab.boot(other)
+        cluster.configure(other, stage.service)
     if verb == "takeover":
         cluster.release(serving, stage.service)
         serving, other = other, serving
     print(f"{verb} on {serving.name} {cut_power(serving, verb, before)}")
     cluster.takeover(other, stage.service, "--fenced", serving.name)
     assert_kept(stage, other)
-    stage.lab.boot(serving)
-    cluster.configure(serving, stage.service)
     return other, serving
 
 
-@pytest.mark.timeout(LONG if EVERY_KILL else 900)
+@pytest.mark.timeout(LONG if EVERYTHING else 900)
 def test_locks_survive_a_kill_at_step_boundaries_of_release_and_takeover(stage: Stage, record_property: Any) -> None:
     serving, other = stage.servers
     release, takeover = boundaries(serving, "release"), boundaries(other, "takeover")
     moments: list[tuple[int | None, int | None]]
-    if EVERY_KILL:
+    if EVERYTHING:
         moments = list(zip_longest(release.every(), takeover.every()))
     else:
-        moments = [(release.last(first), takeover.last(second)) for first, second in KILLS]
+        draw = chance("kills")
+        first, second = draw.choice(KILLS)
+        moments = [(release.last(first), takeover.last(second))]
+        moments += [(draw.choice(release.every()), draw.choice(takeover.every()))]
     for of_release, of_takeover in moments:
         # Where one of the two has no more steps, it is cut off before its end once more.
         release_killed(serving, other, of_release or len(release.actions) + 1)
@@ -183,16 +185,21 @@ def test_locks_survive_a_kill_at_step_boundaries_of_release_and_takeover(stage: 
     print(f"{kills} kills, {len(stage.holder.held)} locks, none lost")
 
 
-@pytest.mark.timeout(LONG if EVERY_POWER_CUT else 900)
+@pytest.mark.timeout(LONG if EVERYTHING else 900)
 def test_locks_survive_a_power_cut_at_step_boundaries_of_release_and_takeover(
     stage: Stage, record_property: Any
 ) -> None:
     servers = (stage.servers[0], stage.servers[1])
     planned = {verb: boundaries(server, verb) for verb, server in zip(("release", "takeover"), servers, strict=True)}
-    if EVERY_POWER_CUT:
+    if EVERYTHING:
         moments = [(verb, before) for verb, found in planned.items() for before in found.every()]
     else:
-        moments = [(verb, planned[verb].last(action)) for verb, action in POWER_CUTS]
+        draw = chance("power cuts")
+        known = draw.choice(list(planned))  # of this verb the moment that matters most, of the other any
+        moments = [
+            (verb, found.last(POWER_CUTS[verb]) if verb == known else draw.choice(found.every()))
+            for verb, found in planned.items()
+        ]
     for verb, before in moments:
         servers = lose_power(stage, servers, verb, before)
     record_property("power cuts at step boundaries", len(moments))

@@ -26,29 +26,37 @@ def node(lab: Lab) -> Node:
     return made
 
 
-def test_a_command_returns_its_status_and_both_outputs(node: Node) -> None:
-    result = node.run("sh", "-c", "echo out; echo err >&2; exit 7")
+@pytest.fixture(scope="module")
+def lasting(shared_lab: Lab) -> Node:
+    """The same for those who leave nothing behind."""
+    made = shared_lab.node("lasting")
+    shared_lab.boot()
+    return made
+
+
+def test_a_command_returns_its_status_and_both_outputs(lasting: Node) -> None:
+    result = lasting.run("sh", "-c", "echo out; echo err >&2; exit 7")
     assert (result.status, result.out, result.err) == (7, "out\n", "err\n")
 
 
-def test_a_command_is_killed_with_its_children_at_its_deadline(node: Node) -> None:
-    assert node.run("sh", "-c", "sleep 9999 & sleep 9999", deadline=1).status == 124
-    assert node.run("pgrep", "sleep").status == 1
+def test_a_command_is_killed_with_its_children_at_its_deadline(lasting: Node) -> None:
+    assert lasting.run("sh", "-c", "sleep 9999 & sleep 9999", deadline=1).status == 124
+    assert lasting.run("pgrep", "sleep").status == 1
 
 
-def test_several_commands_run_at_once_and_their_lines_arrive_while_they_run(node: Node) -> None:
-    slow = node.start("sh", "-c", "echo begun; cat /lab/share/go; sleep 9999")
+def test_several_commands_run_at_once_and_their_lines_arrive_while_they_run(lasting: Node) -> None:
+    slow = lasting.start("sh", "-c", "echo begun; cat /lab/share/go; sleep 9999")
     await_true("the first line", lambda: not slow.lines.empty(), 10)
     assert slow.lines.get()[1] == "begun"
-    assert node.check("echo", "meanwhile") == "meanwhile\n"
+    assert lasting.check("echo", "meanwhile") == "meanwhile\n"
     slow.signal(signal.SIGKILL)
     assert slow.wait(10).status == -signal.SIGKILL
 
 
-def test_files_go_in_and_out_byte_by_byte(node: Node) -> None:
+def test_files_go_in_and_out_byte_by_byte(lasting: Node) -> None:
     content = bytes(range(256)) * 100
-    node.put(content, "/root/a/b")
-    assert node.get("/root/a/b") == content
+    lasting.put(content, "/root/a/b")
+    assert lasting.get("/root/a/b") == content
 
 
 def test_what_a_node_writes_to_its_root_stays_in_its_memory(lab: Lab, node: Node) -> None:

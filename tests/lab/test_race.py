@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Two nodes are told to take over at the same moment: one serves, the other refuses and leaves nothing behind.
 
-NLMFO_RACES sets the number of races (default 2).
+Two races, or twenty with NLMFO_TESTS=all.
 """
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import pytest
@@ -16,8 +15,9 @@ from tests.lab.cluster import Service
 from tests.lab.lab import Lab
 from tests.lab.node import Node, Result
 from tests.lab.test_takeover import held_nowhere
+from tests.sampling import EVERYTHING
 
-RACES = int(os.environ.get("NLMFO_RACES", "2"))
+RACES = 20 if EVERYTHING else 2
 #: What the loser of a race may see, by how late it is: the epoch taken under its eyes, the record, or the address.
 LOST = ("refused (claim-lost)", "refused (still-served)", "refused (address-answers)")
 #: Seconds for one race, generously.

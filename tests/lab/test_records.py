@@ -1,26 +1,29 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A client that was granted a lock is on record: wherever the server's power is cut, and when its storage hangs.
 
-NLMFO_POWER_CUTS sets the number of cuts (default 2): ``make test`` proves that the harness works, fifty prove more.
+Two cuts, or fifty with NLMFO_TESTS=all: ``make test`` proves that the harness works, fifty prove more.
 Each cut comes at a random moment while clients, each with an address of its own, take their first locks as fast as
 the server grants them. Another server then mounts the state's disk, as it would at a takeover, and reads the records.
 """
 
 from __future__ import annotations
 
-import os
-import random
 import time
 from dataclasses import dataclass, field
+
+import pytest
 
 from tests.lab import cluster
 from tests.lab.cluster import Service
 from tests.lab.lab import Lab
 from tests.lab.node import Job, Node
 from tests.lab.witness import WORKLOAD, Holder, await_true, held_on, lost_by
+from tests.sampling import EVERYTHING, chance
 from tests.workload.holder import LOCKS
 
-POWER_CUTS = int(os.environ.get("NLMFO_POWER_CUTS", "2"))
+POWER_CUTS = 50 if EVERYTHING else 2
+#: Seconds for them.
+LONG = 1800 if EVERYTHING else 600
 RECORDS = "/srv/nlmfo/home/sm_10.10.0.100/sm"
 #: Clients in one round; the longest time, after the first lock, before the power is cut.
 CLIENTS = 60
@@ -114,8 +117,9 @@ def _granted(job: Job, cut: Cut) -> dict[str, float]:
     return cut.granted
 
 
+@pytest.mark.timeout(LONG)
 def test_no_lock_is_granted_without_a_durable_record_wherever_the_power_is_cut(lab: Lab) -> None:
-    moments = random.Random(POWER_CUTS)
+    moments = chance("power cuts, sync")
     rounds = Rounds(lab, "sync")
     locks = 0
     for number in range(1, POWER_CUTS + 1):
@@ -127,8 +131,9 @@ def test_no_lock_is_granted_without_a_durable_record_wherever_the_power_is_cut(l
     assert locks >= POWER_CUTS
 
 
+@pytest.mark.timeout(LONG)
 def test_the_asynchronous_mode_loses_only_records_younger_than_its_window(lab: Lab) -> None:
-    moments = random.Random(POWER_CUTS)
+    moments = chance("power cuts, async")
     rounds = Rounds(lab, "async")
     lost: list[float] = []
     for number in range(1, POWER_CUTS + 1):

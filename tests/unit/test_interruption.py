@@ -9,7 +9,6 @@ waits until grace is over, loses a lock; still everybody is told.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -25,6 +24,7 @@ from nlmfo.config import Isolation
 from nlmfo.errors import NlmfoError, Refused
 from nlmfo.failover.events import AwaitingRelease, Event
 from nlmfo.ownership.record import Standing
+from tests.sampling import EVERYTHING
 from tests.unit import shapes
 from tests.unit.cluster_fake import CLIENTS, Cluster, Killed
 
@@ -36,9 +36,6 @@ PACES = [
     (*shape, quick) for shape in SHAPES for quick in ((True, False) if shape[1:] == THOROUGH else (shape[2] == 1,))
 ]
 every_shape = pytest.mark.parametrize(("isolation", "partitions", "addresses", "quick"), PACES)
-
-#: NLMFO_INTERRUPTIONS=all tries every way to go on from every moment for every shape, which takes minutes.
-EVERYTHING = os.environ.get("NLMFO_INTERRUPTIONS") == "all"
 
 
 def cluster(
@@ -221,6 +218,7 @@ def test_killed_anywhere_it_ends_well_whoever_goes_on(
     ended, interruptions = None, 0
     for kill_at in count_from(1):
         # Every moment of every plan; and for one shape, or when asked for, every way to go on from each.
+        # Every way to go on from every moment for every shape takes minutes.
         thorough = EVERYTHING or ((partitions, addresses) == THOROUGH and not quick)
         for end in ENDS if thorough else (ENDS[kill_at % len(ENDS)],):
             with pytest.MonkeyPatch.context() as patch:

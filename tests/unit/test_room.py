@@ -50,7 +50,7 @@ def test_samples_come_back_in_order_each_hour_once_and_no_older_than_two_weeks(h
     assert {later.at - earlier.at for earlier, later in pairwise(found[:-1])} == {EVERY}
     assert found[0].at >= latest.at - KEPT
     assert len(found) == KEPT // EVERY + 1
-    assert {each.inodes for each in found} == {7}
+    assert {each.inodes for each in found[:-1]} == {7}
     assert (home / "node").stat().st_size < space.LIMIT
     assert [path.name for path in home.iterdir()] == ["node"]
 
