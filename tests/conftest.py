@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""For all tests: a busy machine is no reason for a property test to fail; the sample that a run goes through is shown at
-the beginning, what tests counted at the end; and what takes longest begins first.
+"""For all tests: a busy machine is no reason for a property test to fail; the sample that a run goes through is shown
+at the beginning, what tests counted at the end; and what takes longest begins first.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -15,6 +14,9 @@ from tests import sampling
 
 settings.register_profile("nlmfo", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("nlmfo")
+
+#: Seconds; a shorter limit is no sign of a test that takes long.
+USUAL = 120.0
 
 
 def pytest_report_header() -> str:
@@ -31,12 +33,12 @@ def pytest_report_header() -> str:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest goes first: begun last, it would keep one processor busy and leave the others idle.
 
-    That is by the time limits that tests name for themselves. A module stays together, because its tests may share a lab.
+    That is by the time limits that tests name for themselves. A module stays together: its tests may share a lab.
     """
-    longest: dict[Path, float] = {}
+    longest = dict.fromkeys((item.path for item in items), USUAL)
     for item in items:
         marker = item.get_closest_marker("timeout")
-        longest[item.path] = max(longest.get(item.path, 0.0), float(marker.args[0]) if marker else 0.0)
+        longest[item.path] = max(longest[item.path], float(marker.args[0]) if marker else USUAL)
     items.sort(key=lambda item: -longest[item.path])
 
 
