@@ -9,7 +9,7 @@
 # Each of these installs what it needs (Debian packages, a virtual environment in .venv) and says so.
 
 # The lab makes namespaces and mounts, which needs root.
-ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
+ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=NLMFO_TESTS,NLMFO_SEED)
 RUN = $(ROOT) .venv/bin/python
 
 demo: setup
