@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -34,15 +35,17 @@ class Scene:
         self.client = lab.node("client")
         (lab.registry / "services").mkdir()
         lab.boot(seconds=BOOT)
-        for server in (self.a, self.b):
-            # The distribution's own server runs beside ours, and minds its own business.
-            server.check("systemctl", "is-active", "rpcbind", "nfs-server")
-            installed.install(server)
-            cluster.write_configuration(server, self.service)
+        cluster.at_once(*(partial(self.set_up, server) for server in (self.a, self.b)))
         cluster.make_export(self.a, self.service)
         systemctl(self.a, "start", UNIT)
         self.holder = Holder(self.client, cluster.mount(self.client, self.service))
         self.holder.wait_until_writing(len(LOCKS))
+
+    def set_up(self, server: Node) -> None:
+        # The distribution's own server runs beside ours, and minds its own business.
+        server.check("systemctl", "is-active", "rpcbind", "nfs-server")
+        installed.install(server)
+        cluster.write_configuration(server, self.service)
 
     def all_is_held(self, server: Node) -> bool:
         return self.holder.held <= held_on(server, self.service)

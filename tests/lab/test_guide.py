@@ -7,6 +7,7 @@ Only what comes before is done here: machines, disks, the registry, and the inst
 from __future__ import annotations
 
 import tomllib
+from functools import partial
 
 import pytest
 
@@ -53,6 +54,13 @@ def files() -> dict[str, str]:
     return {text.splitlines()[0].removeprefix("# "): text for text in shown}
 
 
+def set_up(server: Node) -> None:
+    server.shell("mkdir -p /cluster/nlmfo; mount --bind /lab/registry /cluster/nlmfo")
+    installed.install(server)
+    for path, text in files().items():
+        server.put(text, path)
+
+
 @pytest.mark.timeout(900)
 def test_the_guide_for_two_nodes_does_what_it_says(lab: Lab) -> None:
     service = tomllib.loads(files()["/etc/nlmfo/services.d/home.toml"])
@@ -60,11 +68,7 @@ def test_the_guide_for_two_nodes_does_what_it_says(lab: Lab) -> None:
     machines = {name: lab.node(name, disks=disks, full=True) for name in ("server-a", "server-b")}
     machines["client"] = lab.node("client")
     lab.boot(seconds=BOOT)
-    for server in (machines["server-a"], machines["server-b"]):
-        server.shell("mkdir -p /cluster/nlmfo; mount --bind /lab/registry /cluster/nlmfo")
-        installed.install(server)
-        for path, text in files().items():
-            server.put(text, path)
+    cluster.at_once(*(partial(set_up, machines[name]) for name in ("server-a", "server-b")))
     machines["client"].shell("rpcbind; rpc.statd --no-notify")  # as on any machine that mounts NFSv3
 
     typed = [command for command in documentation.commands(GUIDE) if command.heading != INSTALL]
