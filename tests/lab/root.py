@@ -48,6 +48,21 @@ PACKAGES = (
 RUNTIME = ("inotify-simple", "pyroute2", "pyudev")
 #: Documentation and translations: half of the tree, and no node reads them.
 LEFT_OUT = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
+#: What a full node does without: half of its boot went into telling udev of 600 terminals, and into these.
+MASKED = (
+    "systemd-udev-trigger.service",  # the agent's script asks for what a lab has: disks and a network
+    "systemd-logind.service",
+    "systemd-pstore.service",
+    "systemd-random-seed.service",
+    "systemd-sysusers.service",
+    "systemd-update-utmp.service",
+    "systemd-update-utmp-runlevel.service",
+    "systemd-user-sessions.service",
+    "e2scrub_reap.service",
+    "nfs-blkmap.service",
+    "getty.target",
+    "timers.target",
+)
 IMAGE_SIZE = "1500M"
 FULL_NODE_FILES = Path(__file__).parent / "full"
 
@@ -110,6 +125,7 @@ def _build_tree(path: Path) -> None:
     for file in FULL_NODE_FILES.iterdir():
         shutil.copy(file, new / ("etc/systemd/system" if file.suffix == ".service" else "lab"))
     _inside(new, "systemctl", "enable", "lab-agent.service")
+    _inside(new, "systemctl", "mask", *MASKED)
     _inside(
         new, "systemctl", "disable", "corosync.service", "pacemaker.service"
     )  # a test that wants a cluster makes one

@@ -14,6 +14,8 @@ done
     echo "$name" > /etc/hostname
     cp /lab/share/hosts /etc/hosts
 }
+udevadm trigger --subsystem-match=block --subsystem-match=net
+udevadm settle --timeout=60
 modprobe ipv6
 echo 0 > /proc/sys/net/ipv6/conf/eth0/accept_dad
 ip link set eth0 up
