@@ -15,6 +15,8 @@ import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from nlmfo.cli import arguments
+
 #: The words that stand for an argument in the help, and what the shells offer in its place.
 SERVICES, FILES = frozenset({"SERVICE"}), frozenset({"FILE", "DIR"})
 _LIST = 'for f in /etc/nlmfo/services.d/*.toml; do [ -e "$f" ] && f=${f##*/} && printf \'%s\\n\' "${f%.toml}"; done'
@@ -64,23 +66,22 @@ class Offers:
         return self.files if argument.value in FILES else self.nothing
 
 
-def commands(parser: argparse.ArgumentParser) -> tuple[Command, ...]:
-    """What the parser takes: ``nlmfo`` itself first."""
-    found = [Command("", parser.description or "", tuple(_arguments(parser)))]
-    for action in parser._actions:  # noqa: SLF001 - argparse has no other way to look into a parser
-        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
-            texts = {choice.dest: choice.help or "" for choice in action._choices_actions}  # noqa: SLF001
-            found += [Command(name, texts[name], tuple(_arguments(sub))) for name, sub in action.choices.items()]
+def commands() -> tuple[Command, ...]:
+    """What the command line takes: ``nlmfo`` itself first."""
+    top = arguments.parser()
+    found = [Command("", top.description or "", tuple(_arguments(top)))]
+    for name, (text, _, _) in arguments.COMMANDS.items():
+        found.append(Command(name, text, tuple(_arguments(arguments.command(name)))))
     return tuple(found)
 
 
-def script(shell: str, parser: argparse.ArgumentParser) -> str:
+def script(shell: str) -> str:
     """The whole script for one of SHELLS."""
-    return SHELLS[shell](commands(parser))
+    return SHELLS[shell](commands())
 
 
 def _arguments(parser: argparse.ArgumentParser) -> Iterator[Argument]:
-    for action in parser._actions:  # noqa: SLF001
+    for action in parser._actions:  # noqa: SLF001 - argparse has no other way to look into a parser
         if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
             continue
         takes = action.nargs != 0

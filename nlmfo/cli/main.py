@@ -25,7 +25,7 @@ def main(argv: Sequence[str]) -> int:
     """Run one command; the exit status is one of ExitCode."""
     arguments = parser().parse_args(argv)
     if "prints" in arguments:
-        print(named(arguments.prints)(arguments), end="")
+        print(named(arguments.command)(arguments), end="")
         return ExitCode.OK
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupted)

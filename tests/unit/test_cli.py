@@ -659,9 +659,28 @@ def test_each_code_that_can_be_forced_is_one_whose_refusal_says_so(
 
 
 def test_each_command_leads_to_a_function() -> None:
-    (commands,) = (a for a in arguments.parser()._actions if isinstance(a, argparse._SubParsersAction))
-    for command in commands.choices.values():
-        assert callable(named(command.get_default("command") or command.get_default("prints")))
+    for _, does, _ in arguments.COMMANDS.values():
+        assert callable(named(does))
+
+
+@pytest.mark.parametrize("name", arguments.COMMANDS)
+def test_a_command_that_is_named_says_what_it_takes(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([name, "--help"])
+    assert caught.value.code == ExitCode.OK
+    assert capsys.readouterr().out == arguments.command(name).format_help()
+
+
+def test_help_is_as_wide_as_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As argparse has it by itself."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    for said in (None, "200", "0", "wide"):
+        if said is not None:
+            monkeypatch.setenv("COLUMNS", said)
+        top = arguments.parser()
+        ours = top.format_help()
+        top.formatter_class = argparse.HelpFormatter
+        assert ours == top.format_help()
 
 
 def test_completion_is_offered_for_each_shell_that_it_is_made_for() -> None:

@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 
 from nlmfo.cli import completion
-from nlmfo.cli.arguments import parser
 from nlmfo.cli.main import main
 
 SECONDS = 30
-COMMANDS = {command.name: command for command in completion.commands(parser()) if command.name}
+COMMANDS = {command.name: command for command in completion.commands() if command.name}
 
 
 @pytest.fixture
@@ -27,7 +26,7 @@ def services(tmp_path: Path) -> Path:
 
 
 def script(shell: str, services: Path) -> str:
-    return completion.script(shell, parser()).replace("/etc/nlmfo/services.d", str(services))
+    return completion.script(shell).replace("/etc/nlmfo/services.d", str(services))
 
 
 def run(*argv: str) -> str:
@@ -102,4 +101,4 @@ def test_the_zsh_script_is_zsh_and_has_every_command_and_option(services: Path) 
 def test_a_script_is_printed_without_a_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for shell in completion.SHELLS:
         assert main(["--config", str(tmp_path / "away"), "completion", shell]) == 0
-        assert capsys.readouterr().out == completion.script(shell, parser())
+        assert capsys.readouterr().out == completion.script(shell)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from nlmfo.cli import arguments
 from nlmfo.cli.arguments import FORCIBLE, FORCIBLE_FORGETTING, parser
 from nlmfo.cli.main import main
 from nlmfo.config import load
@@ -36,12 +37,7 @@ MAIN_FILE = "/etc/nlmfo/nlmfo.toml"
 BEFORE_CODE = {"Refused": 0, "Unfit": 0, "Trouble": 0, "_error": 1, "_warning": 1, "_complaint": 1, "Finding": 2}
 
 
-def subparsers() -> dict[str, argparse.ArgumentParser]:
-    action = next(each for each in parser()._actions if isinstance(each, argparse._SubParsersAction))
-    return dict(action.choices)
-
-
-COMMANDS = subparsers()
+COMMANDS = {name: arguments.command(name) for name in arguments.COMMANDS}
 EXAMPLE = load(CHECKOUT / "contrib/example")
 
 
@@ -227,10 +223,10 @@ def test_commands_that_are_shown_can_be_typed(page: Path) -> None:
     for line in documentation.commands_of_nlmfo(page):
         words = shlex.split(re.split(r" \|\|? | > ", line)[0])[1:]
         try:
-            arguments = parser().parse_args(words)
+            understood = parser().parse_args(words)
         except SystemExit:
             pytest.fail(f"this cannot be typed: {line}", pytrace=False)
-        assert getattr(arguments, "service", None) in (None, *EXAMPLE.services), line
+        assert getattr(understood, "service", None) in (None, *EXAMPLE.services), line
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)

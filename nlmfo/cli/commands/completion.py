@@ -6,8 +6,7 @@ from __future__ import annotations
 import argparse
 
 from nlmfo.cli import completion
-from nlmfo.cli.arguments import parser
 
 
 def script(arguments: argparse.Namespace) -> str:
-    return completion.script(arguments.shell, parser())
+    return completion.script(arguments.shell)
