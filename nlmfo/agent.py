@@ -17,9 +17,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Never, TypeVar
 
-from nlmfo.child import alone_with, end, fork, forking, in_child, outcome, raise_or_return
+from nlmfo.child import end, fork, forking, in_child, outcome, raise_or_return
 from nlmfo.deadline import Deadline
 from nlmfo.errors import DeadlineExceeded, NlmfoError
+from nlmfo.helper import alone_with
 from nlmfo.kernel import syscalls
 
 T = TypeVar("T")

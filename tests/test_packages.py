@@ -152,7 +152,7 @@ def test_the_rpm_has_what_the_debian_package_has(deb: Path, in_deb: set[str], tm
 
 
 def test_a_package_is_told_which_services_are_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("nlmfo.host.namespaces.RUN", "nlmfo.failover.neighbours.RUN"):
+    for module in ("nlmfo.host.pins.RUN", "nlmfo.failover.neighbours.RUN"):
         monkeypatch.setattr(module, tmp_path)
     assert said(SERVED_HERE, tmp_path / "nowhere") == ""
     pins = Namespaces("spaced").mnt.parent

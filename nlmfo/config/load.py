@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import NamedTuple
 
 from nlmfo.config import fields, rules
 from nlmfo.config.model import Config, Consistency, EndGrace, Export, Isolation, Notifier, Partition, Service
@@ -31,8 +32,7 @@ PARTITION_KEYS = ("uuid", "mountpoint", "options")
 EXPORT_KEYS = ("path", "fsid", "clients")
 
 
-@dataclass(frozen=True, slots=True)
-class Tuning:
+class Tuning(NamedTuple):
     """What [defaults] says for all services, and each service may say for itself."""
 
     grace: int | None = None
@@ -45,52 +45,36 @@ class Tuning:
     forget_after: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Cluster:
-    """What [cluster] says: how nodes know of each other, and what they may do to each other."""
-
-    registry: Path | None
-    fence: tuple[str, ...]
-    fence_deadline: float
-    restart_nfsd: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Main:
-    """The content of nlmfo.toml."""
-
-    node: str
-    cluster: Cluster
-    defaults: Tuning
-
-
 def load(directory: Path) -> Config:
     """Read ``nlmfo.toml`` and ``services.d/*.toml`` below ``directory``.
 
     Raises ConfigError, which names file, key and fix, for the first thing that is wrong.
     """
-    main = _main(directory / "nlmfo.toml")
-    cluster = main.cluster
-    services = [_service(file, main) for file in _service_files(directory / "services.d")]
-    rules.check(services, cluster.registry)
-    return Config(
-        directory=directory,
-        node=main.node,
-        registry=cluster.registry,
+    file = directory / "nlmfo.toml"
+    main = Table(file, "", read_toml(file), MAIN_KEYS)
+    config = _without_services(directory, main)
+    defaults = _tuning(main.table("defaults", TUNING_KEYS), Tuning())
+    services = [_service(each, config.registry, defaults) for each in _service_files(directory / "services.d")]
+    rules.check(services, config.registry)
+    return replace(
+        config,
         services=MappingProxyType({service.name: service for service in services}),
-        warnings=rules.warnings(services, cluster.registry),
-        fence=cluster.fence,
-        fence_deadline=cluster.fence_deadline,
-        restart_nfsd=cluster.restart_nfsd,
+        warnings=rules.warnings(services, config.registry),
     )
 
 
-def _main(file: Path) -> Main:
-    table = Table(file, "", read_toml(file), MAIN_KEYS)
-    return Main(
-        node=_node(table.table("node", ("name",))),
-        cluster=_cluster(table.table("cluster", CLUSTER_KEYS)),
-        defaults=_tuning(table.table("defaults", TUNING_KEYS), Tuning()),
+def _without_services(directory: Path, main: Table) -> Config:
+    node = _node(main.table("node", ("name",)))
+    cluster = main.table("cluster", CLUSTER_KEYS)
+    return Config(
+        directory=directory,
+        node=node,
+        registry=cluster.optional("registry", absolute_path, None),
+        services={},
+        warnings=(),
+        fence=cluster.optional("fence", fields.fence_command, ()),
+        fence_deadline=cluster.optional("fence_deadline", number(1, 3600), 60.0),
+        restart_nfsd=cluster.optional("restart_nfsd", boolean, False),
     )
 
 
@@ -102,15 +86,6 @@ def _node(table: Table) -> str:
     except Invalid as invalid:
         reason = f"is missing, and this machine calls itself something else: {invalid.reason}"
         raise table.error("name", reason, hint='name the node: [node] name = "node1"') from None
-
-
-def _cluster(table: Table) -> Cluster:
-    return Cluster(
-        registry=table.optional("registry", absolute_path, None),
-        fence=table.optional("fence", fields.fence_command, ()),
-        fence_deadline=table.optional("fence_deadline", number(1, 3600), 60.0),
-        restart_nfsd=table.optional("restart_nfsd", boolean, False),
-    )
 
 
 def _service_files(directory: Path) -> list[Path]:
@@ -125,10 +100,10 @@ def _service_files(directory: Path) -> list[Path]:
     return sorted(wanted, key=lambda file: file.stem)
 
 
-def _service(file: Path, main: Main) -> Service:
+def _service(file: Path, registry: Path | None, defaults: Tuning) -> Service:
     name = _service_name(file)
     table = Table(file, "", read_toml(file), SERVICE_KEYS)
-    tuning = _tuning(table, main.defaults)
+    tuning = _tuning(table, defaults)
     return Service(
         name=name,
         file=file,
@@ -136,11 +111,11 @@ def _service(file: Path, main: Main) -> Service:
         interface=table.required("interface", fields.interface_name, example='interface = "eth0"'),
         names=table.optional("names", array(fields.host_name), ()),
         isolation=table.optional("isolation", one_of(Isolation), Isolation.NETNS),
-        state=_state(table, name, main.cluster.registry),
+        state=_state(table, name, registry),
         versions=table.optional("versions", fields.versions, ("3",)),
         partitions=tuple(_partition(item) for item in table.tables("partition", PARTITION_KEYS)),
         exports=tuple(_export(item) for item in table.tables("export", EXPORT_KEYS)),
-        **asdict(tuning),
+        **tuning._asdict(),
     )
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import stat
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,7 +17,6 @@ T = TypeVar("T")
 D = TypeVar("D")
 
 
-@dataclass(frozen=True, slots=True)
 class Table:
     """One TOML table and the keys that may stand in it.
 
@@ -26,15 +24,18 @@ class Table:
     do). A key that is not ``known`` is refused at once, before a misspelt required key is called missing.
     """
 
-    file: Path
-    name: str
-    content: dict[str, object]
-    known: tuple[str, ...]
-    outer: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        for key in self.content:
-            if key not in self.known:
+    def __init__(
+        self,
+        file: Path,
+        name: str,
+        content: dict[str, object],
+        known: tuple[str, ...],
+        *,
+        outer: tuple[str, ...] = (),
+    ) -> None:
+        self.file, self.name, self.content, self.known, self.outer = file, name, content, known, outer
+        for key in content:
+            if key not in known:
                 raise self.error(key, "unknown key", hint=self._hint_for(key))
 
     def error(self, key: str, reason: str, *, hint: str) -> ConfigError:

@@ -4,15 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from nlmfo.config.model import Address, Export, Notifier, Partition, Service
 from nlmfo.errors import ConfigError
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where a value stands; keys count from 1, as people do."""
 
     file: Path

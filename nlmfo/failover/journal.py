@@ -22,7 +22,7 @@ from nlmfo.failover.last_run import RUNS
 from nlmfo.failover.plan import Action, Step
 from nlmfo.failover.progress import Progress
 from nlmfo.records import journal
-from nlmfo.records.journal import JournalFile, SharedJournal
+from nlmfo.records.journal_file import JournalFile, SharedJournal
 
 _WORD = re.compile(r"(?<!^)(?=[A-Z])")
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from nlmfo.config import Config, Isolation, Service
-from nlmfo.host.namespaces import RUN
+from nlmfo.host.pins import RUN
 
 
 def mark(service: str) -> Path:

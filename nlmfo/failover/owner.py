@@ -8,7 +8,7 @@ from functools import partial
 from nlmfo.child import in_child
 from nlmfo.config import Config, Service
 from nlmfo.errors import DeadlineExceeded, Refused
-from nlmfo.host.namespaces import RUN
+from nlmfo.host.pins import RUN
 from nlmfo.ownership.record import OwnerRecord
 from nlmfo.ownership.registry import DirectoryRegistry, NoRegistry, Registry
 

@@ -9,7 +9,8 @@ from typing import Self
 
 from nlmfo.config import Isolation, Service
 from nlmfo.host import view
-from nlmfo.host.namespaces import RUN, Namespaces
+from nlmfo.host.namespaces import Namespaces
+from nlmfo.host.pins import RUN
 from nlmfo.records.callout import CALLOUT_CONFIG
 
 

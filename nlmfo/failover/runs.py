@@ -32,7 +32,7 @@ from nlmfo.failover.owner import registry_of
 from nlmfo.failover.plan import Action, Plan
 from nlmfo.failover.verbs import Outcome, Verb
 from nlmfo.host import node_server, own_mounts
-from nlmfo.host.namespaces import RUN
+from nlmfo.host.pins import RUN
 from nlmfo.ownership import fence, proof
 from nlmfo.ownership.proof import Proof, Word
 from nlmfo.ownership.record import OwnerRecord, boot_id

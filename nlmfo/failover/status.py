@@ -15,8 +15,7 @@ from nlmfo.errors import NlmfoError
 from nlmfo.failover import last_run
 from nlmfo.failover.last_run import RUNS
 from nlmfo.failover.owner import owner_of, registry_of
-from nlmfo.host import mounts
-from nlmfo.host.namespaces import Namespaces
+from nlmfo.host import mounts, pins
 from nlmfo.ownership.record import OwnerRecord
 
 if TYPE_CHECKING:
@@ -75,5 +74,5 @@ def _is_nowhere_here(config: Config, service: Service, owner: OwnerRecord | None
         service.isolation is Isolation.NETNS
         and not (owner is not None and owner.serves(config.node))
         and not any(mounts.is_mounted(partition) for partition in service.partitions)
-        and not Namespaces(service.name).traces()
+        and not pins.any_there(service.name)
     )

@@ -1,11 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The namespaces in which a service is an NFS server of its own: network, mount and UTS.
 
-They are pinned as files, so they live without any process in them and ``ip netns exec nlmfo-NAME ss -tn`` works:
-
-    /run/netns/nlmfo-NAME       network
-    /run/nlmfo/NAME/ns/mnt      mount (the directory is a private mount: a mount namespace cannot be pinned elsewhere)
-    /run/nlmfo/NAME/ns/uts      UTS
+They are pinned as files (drawn in nlmfo.host.pins), so they live without any process in them, and
+``ip netns exec nlmfo-NAME ss -tn`` works.
 
 A pin that is copied into another mount namespace keeps the namespace, and with it the link and its address, alive
 after the service has gone. So a new mount namespace first drops all the copies that it was born with.
@@ -25,12 +22,10 @@ from typing import Self, TypeVar
 
 from nlmfo.agent import Agent
 from nlmfo.child import in_child
-from nlmfo.host import mounts
+from nlmfo.host import mounts, pins
 from nlmfo.kernel import syscalls
 from nlmfo.run import run
 
-RUN = Path("/run/nlmfo")
-NETNS = Path("/run/netns")
 #: Seconds for anything that only asks the kernel to make, enter or drop a namespace.
 QUICK = 30.0
 
@@ -56,36 +51,36 @@ class Namespaces:
     @property
     def directory(self) -> Path:
         """Everything that the service keeps on this node while it is served here."""
-        return RUN / self.service
+        return pins.RUN / self.service
 
     @property
     def net(self) -> Path:
-        return NETNS / f"nlmfo-{self.service}"
+        return pins.net(self.service)
 
     @property
     def mnt(self) -> Path:
-        return self.directory / "ns/mnt"
+        return pins.mnt(self.service)
 
     @property
     def uts(self) -> Path:
-        return self.directory / "ns/uts"
+        return pins.uts(self.service)
 
     def exist(self) -> bool:
         """Whether all of them are pinned and can be entered."""
-        return all(mounts.at(pin) is not None for pin in (self.net, self.mnt, self.uts))
+        return pins.all_there(self.service)
 
     def traces(self) -> bool:
         """Whether anything of them is left on this node."""
-        return any(mounts.at(pin) is not None for pin in (self.net, self.mnt, self.uts))
+        return pins.any_there(self.service)
 
     def create(self) -> None:
         """Make and pin them: nothing but a loopback, up, and the node's mounts. Needs real root."""
-        pins = self.mnt.parent
-        pins.mkdir(mode=0o755, parents=True, exist_ok=True)
-        NETNS.mkdir(mode=0o755, exist_ok=True)
-        if not mounts.at(pins):
-            syscalls.mount(os.fspath(pins), pins, "none", syscalls.MS_BIND)
-            run(["mount", "--make-private", pins], deadline=QUICK)
+        private = self.mnt.parent
+        private.mkdir(mode=0o755, parents=True, exist_ok=True)
+        self.net.parent.mkdir(mode=0o755, exist_ok=True)
+        if not mounts.at(private):
+            syscalls.mount(os.fspath(private), private, "none", syscalls.MS_BIND)
+            run(["mount", "--make-private", private], deadline=QUICK)
         for pin in (self.net, self.mnt, self.uts):
             pin.touch()
         flags = [f"--net={self.net}", f"--mount={self.mnt}", f"--uts={self.uts}", "--propagation=slave"]
@@ -159,8 +154,8 @@ class Namespaces:
 
     def processes(self) -> list[int]:
         """Every process that runs in the service's network or mount namespace."""
-        pins = [pin for pin in (self.net, self.mnt) if mounts.at(pin)]
-        ours = {(found.st_dev, found.st_ino) for found in (pin.stat() for pin in pins)}
+        pinned = [pin for pin in (self.net, self.mnt) if mounts.at(pin)]
+        ours = {(found.st_dev, found.st_ino) for found in (pin.stat() for pin in pinned)}
         return [pid for pid in _pids() if any(_namespace(pid, kind) in ours for kind in ("net", "mnt"))]
 
 
@@ -174,7 +169,7 @@ def _enter(namespaces: Namespaces) -> None:
 
 def _drop_copied_pins() -> None:
     for mount in reversed(mounts.table()):
-        if mount.kind == "nsfs" or mount.mountpoint.is_relative_to(RUN):
+        if mount.kind == "nsfs" or mount.mountpoint.is_relative_to(pins.RUN):
             try:
                 syscalls.umount(mount.mountpoint)
             except OSError as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from nlmfo.child import in_child
-from nlmfo.host.namespaces import RUN
+from nlmfo.host.pins import RUN
 from nlmfo.host.surroundings import QUICK
 
 T = TypeVar("T")

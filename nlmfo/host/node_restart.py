@@ -20,8 +20,8 @@ from typing import Self
 from nlmfo.deadline import Deadline, poll_until
 from nlmfo.errors import NlmfoError, Refused
 from nlmfo.host import daemons, mounts, nfs_conf, nfsd_setup, own_mounts
-from nlmfo.host.namespaces import RUN
 from nlmfo.host.nfsd_setup import Setup
+from nlmfo.host.pins import RUN
 from nlmfo.host.surroundings import Surroundings
 from nlmfo.kernel import dropping, lockd, locks, nfsd, nfsd_settings
 from nlmfo.kernel.dropping import Kernel

@@ -26,7 +26,8 @@ from pathlib import Path
 from nlmfo.config import Service
 from nlmfo.errors import NlmfoError
 from nlmfo.host import exports, mounts
-from nlmfo.host.namespaces import RUN, Namespaces
+from nlmfo.host.namespaces import Namespaces
+from nlmfo.host.pins import RUN
 from nlmfo.kernel import syscalls
 
 PIPEFS = Path("/run/rpc_pipefs")

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from nlmfo.records.directory import Directory
-from nlmfo.records.journal import JournalFile
+from nlmfo.records.journal_file import JournalFile
 from nlmfo.records.layout import Address, client_is_safe
 
 LEDGER = "ledger"

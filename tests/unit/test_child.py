@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from nlmfo import child
-from nlmfo.child import Helper, in_child
+from nlmfo.child import in_child
 from nlmfo.deadline import Deadline, poll_until
 from nlmfo.errors import DeadlineExceeded, NlmfoError, Refused
+from nlmfo.helper import Helper
 from tests.unit.processes import children
 
 #: Seconds that nothing here takes unless it hangs.
@@ -194,7 +194,7 @@ def test_two_that_begin_at_the_same_moment_do_not_keep_each_others_pipe_open(mon
     assert answers == ["done", "given up"]
 
 
-# Again and again: Helper
+# Again and again: nlmfo.helper
 
 
 @pytest.fixture
@@ -289,7 +289,7 @@ def test_one_that_was_killed_is_said_to_have_died(helped: Make) -> None:
 def test_work_that_hangs_is_given_up_at_the_deadline_and_so_is_the_helper(
     helped: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(child, "PATIENCE", SHORT)
+    monkeypatch.setattr("nlmfo.helper.PATIENCE", SHORT)
 
     def work(_: bytes) -> bytes:
         hang()
@@ -367,7 +367,7 @@ def test_it_ends_when_its_parent_does(how: str) -> None:
 
 def test_it_is_ended_although_another_child_holds_its_line_open(helped: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that hangs has inherited it, so that the helper does not hear that its parent has hung up."""
-    monkeypatch.setattr(child, "PATIENCE", SHORT)
+    monkeypatch.setattr("nlmfo.helper.PATIENCE", SHORT)
     helper = helped(lambda request: request)
     forked = threading.Event()
     fork = os.fork

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from nlmfo.child import Helper, in_child
+from nlmfo.child import in_child
+from nlmfo.helper import Helper
 from tests.unit.processes import children
 
 #: Processes in which the hooks below send a signal, before or after a fork.

@@ -26,7 +26,7 @@ from nlmfo.kernel import sockdiag
 from nlmfo.kernel.sockdiag import Connection
 from nlmfo.ownership.registry import DirectoryRegistry
 from nlmfo.records import ledger
-from nlmfo.records.journal import JournalFile
+from nlmfo.records.journal_file import JournalFile
 from nlmfo.records.ledger import Entry, Ledger, Standing
 from nlmfo.records.store import Store
 from tests.unit import shapes

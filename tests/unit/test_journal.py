@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from nlmfo import child
+from nlmfo import helper
 from nlmfo.failover import last_run
 from nlmfo.failover.events import Begun, Ended, Event, JournalNotWritten, Planned, RollingBack, StepDone, StepStarted
 from nlmfo.failover.journal import Journal, as_object
 from nlmfo.failover.last_run import newest
 from nlmfo.failover.plan import Action, Step
 from nlmfo.failover.verbs import Outcome, Verb
-from nlmfo.records import journal as records
+from nlmfo.records import journal_file as records
 from nlmfo.records.journal import names, read
 from tests.unit import shapes
 from tests.unit.cluster_fake import Log
@@ -231,7 +231,7 @@ def test_shared_storage_that_hangs_is_waited_for_once_and_told_once(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(records, "WRITE", 0.3)
-    monkeypatch.setattr(child, "PATIENCE", 0.1)
+    monkeypatch.setattr(helper, "PATIENCE", 0.1)
     monkeypatch.setattr(records, "JournalFile", lambda *_: signal.pause())  # where the helper's is made
     began = time.monotonic()
     log = scene.journal(attached=True)

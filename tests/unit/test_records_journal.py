@@ -16,10 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nlmfo import child
+from nlmfo import helper
 from nlmfo.errors import DeadlineExceeded, NlmfoError
-from nlmfo.records import journal
-from nlmfo.records.journal import JournalFile, SharedJournal
+from nlmfo.records import journal, journal_file
+from nlmfo.records.journal_file import JournalFile, SharedJournal
 
 NAME = "20261121T091500.123456Z-home.jsonl"
 LINES = [{"event": "begun", "verb": "takeover"}, {"event": "ended", "outcome": "served"}]
@@ -111,11 +111,11 @@ def test_old_journals_go_and_the_newest_stay(tmp_path: Path) -> None:
 def test_an_open_shared_journal_is_closed_for_good_before_its_file_system_is_unmounted(tmp_path: Path) -> None:
     file = SharedJournal(tmp_path / "runs", NAME)
     file.append(line(LINES[0]))
-    helper = file._helper._child
-    opened = {str(path.readlink()) for path in Path(f"/proc/{helper}/fd").iterdir()}
+    writer = file._helper._child
+    opened = {str(path.readlink()) for path in Path(f"/proc/{writer}/fd").iterdir()}
     assert str(tmp_path / "runs" / NAME) in opened
     file.close()
-    assert not Path(f"/proc/{helper}").exists()
+    assert not Path(f"/proc/{writer}").exists()
 
 
 def test_a_line_is_durable_before_the_next_thing_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,8 +216,8 @@ def test_a_shared_journal_is_opened_once(tmp_path: Path) -> None:
 def test_a_storage_that_hangs_is_waited_for_no_longer_than_its_deadline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal, "WRITE", 0.2)
-    monkeypatch.setattr(child, "PATIENCE", 0.2)
+    monkeypatch.setattr(journal_file, "WRITE", 0.2)
+    monkeypatch.setattr(helper, "PATIENCE", 0.2)
     monkeypatch.setattr(JournalFile, "append", lambda *_: signal.pause())
     began = time.monotonic()
     with closing(SharedJournal(tmp_path / "runs", NAME)) as file, pytest.raises(DeadlineExceeded, match=NAME):

@@ -21,7 +21,7 @@ from nlmfo.failover.observe import Observed
 from nlmfo.failover.plan import Action, Step
 from nlmfo.failover.status import ServiceStatus, of_service
 from nlmfo.failover.verbs import Outcome, Verb
-from nlmfo.host import mounts, namespaces, view
+from nlmfo.host import mounts, pins, view
 from nlmfo.ownership.record import Standing
 from nlmfo.ownership.registry import DirectoryRegistry, Registry
 from nlmfo.records.layout import directory_name
@@ -77,7 +77,7 @@ def test_where_nothing_of_it_can_be_here_nothing_is_looked_at(
     (tmp_path / "services").mkdir()
     registry.claim(shapes.record(3, HERE if trace == "owner" else THERE, boot=EARLIER_BOOT))
     monkeypatch.setattr(mounts, "is_mounted", lambda _: trace == "mounted")
-    monkeypatch.setattr(namespaces.Namespaces, "traces", lambda _: trace == "namespaces")
+    monkeypatch.setattr(pins, "any_there", lambda _: trace == "namespaces")
     asked: list[str] = []
 
     def look_at(config: Config, service: Service, where: Registry) -> Observed:
@@ -255,7 +255,7 @@ def test_records_that_did_not_reach_the_storage_are_a_warning_wherever_the_spool
     service = replace(SERVICE, isolation=isolation)
     monkeypatch.setattr(status, "_is_nowhere_here", lambda *_: False)
     monkeypatch.setattr(status_here, "look", lambda *_: shapes.all_up(service))
-    monkeypatch.setattr(namespaces, "RUN", tmp_path / "run")
+    monkeypatch.setattr(pins, "RUN", tmp_path / "run")
     monkeypatch.setattr(view, "SPOOL", view.SPOOL if isolation is Isolation.NETNS else tmp_path / "spool")
     spool_with_trouble(tmp_path / ("run/home/run/nlmfo/spool" if isolation is Isolation.NETNS else "spool"))
     found = of_service(shapes.config(None), service)

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nlmfo.cli.main import main
-from nlmfo.records.journal import JournalFile
+from nlmfo.records.journal_file import JournalFile
 
 SIGNALS = {"kill": signal.SIGKILL, "power": signal.SIGSTOP}
 

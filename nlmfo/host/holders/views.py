@@ -17,7 +17,7 @@ from nlmfo.host import mounts
 from nlmfo.host.holders import proc
 from nlmfo.host.holders.model import Holder, HolderKind
 from nlmfo.host.mounts import Mount
-from nlmfo.host.namespaces import NETNS, RUN
+from nlmfo.host.pins import NETNS, RUN
 from nlmfo.kernel import syscalls
 
 #: Their superblocks have device numbers of their own: only the source tells.
