@@ -1,6 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""``python -m nlmfo``."""
+"""``python -m nlmfo``, and the console script."""
 
-from nlmfo.cli.main import entry
+import gc
+import sys
 
-entry()
+
+def entry() -> None:
+    """Load the command line, without looking for garbage in what stays to the end: that is a tenth of a start."""
+    gc.disable()
+    from nlmfo.cli.main import main  # noqa: PLC0415 - see above
+
+    gc.freeze()
+    gc.enable()
+    sys.exit(main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    entry()

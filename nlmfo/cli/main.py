@@ -16,11 +16,6 @@ from nlmfo.config import load
 from nlmfo.errors import ExitCode, NlmfoError, Refused
 
 
-def entry() -> None:
-    """The console script."""
-    sys.exit(main(sys.argv[1:]))
-
-
 def main(argv: Sequence[str]) -> int:
     """Run one command; the exit status is one of ExitCode."""
     arguments = parser().parse_args(argv)

@@ -20,7 +20,7 @@ from tests.unit import shapes
 
 ROUNDS = 40
 #: What the program that pip or a package installs consists of.
-PROGRAM = "from nlmfo.cli.main import entry; entry()"
+PROGRAM = "from nlmfo.__main__ import entry; entry()"
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
