@@ -543,14 +543,32 @@ def test_a_run_goes_on_when_nobody_reads_what_it_says_any_more(nlmfo: CommandLin
     assert ended.stderr == ""
 
 
-def test_status_loads_none_of_the_libraries_that_only_a_change_needs(nlmfo: CommandLine) -> None:
+#: What takes long to load, of libraries and of ours, and is for those who change something, or look at more.
+HEAVY = {
+    *("pyroute2", "pyudev", "asyncio", "subprocess", "socket", "ctypes", "selectors", "shutil", "logging", "difflib"),
+    *("nlmfo.agent", "nlmfo.helper", "nlmfo.host.namespaces", "nlmfo.failover.look", "nlmfo.failover.runs"),
+}
+
+
+def test_status_of_what_another_node_serves_loads_nothing_that_it_does_not_need(nlmfo: CommandLine) -> None:
+    """A monitor asks it of each node every few seconds."""
+    nlmfo.registry.claim(shapes.record(1, THERE))
     script = (
         "import sys; from nlmfo.cli.main import main; status = main(sys.argv[1:]); "
-        "print(sorted({'pyroute2', 'pyudev', 'asyncio'} & set(sys.modules)), file=sys.stderr); sys.exit(status)"
+        f"print(sorted({HEAVY} & set(sys.modules)), file=sys.stderr); sys.exit(status)"
     )
     ended = python(script, "--config", str(nlmfo.directory), "status", stdout=subprocess.DEVNULL)
     assert ended.stderr == "[]\n"
     assert ended.returncode == ExitCode.OK
+
+
+def test_what_a_start_loads_is_not_searched_for_garbage_and_what_comes_after_it_is() -> None:
+    script = (
+        "import gc, sys; from nlmfo import __main__, cli; sys.argv = ['nlmfo', '--version']\n"
+        "try: __main__.entry()\n"
+        "finally: print(gc.get_freeze_count() > 1000, gc.isenabled(), file=sys.stderr)"
+    )
+    assert python(script, stdout=subprocess.DEVNULL).stderr == "True True\n"
 
 
 def test_the_module_can_be_run_and_knows_its_version() -> None:
