@@ -13,11 +13,6 @@ from contextlib import suppress
 SOCKET, WATCHDOG, WATCHDOG_PID = "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"
 
 
-def is_manager() -> bool:
-    """Whether somebody wants to be told."""
-    return SOCKET in os.environ
-
-
 def notify(**variables: str | int) -> None:
     """Tell the manager, if there is one. What keeps it from being told must not stop a run."""
     name = os.environ.get(SOCKET, "")
