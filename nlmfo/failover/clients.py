@@ -10,13 +10,12 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from ipaddress import ip_address
 
-from nlmfo.config import Config, Isolation, Service
+from nlmfo.config import Config, Service
 from nlmfo.errors import NlmfoError, NotOwned, Refused
 from nlmfo.failover.owner import registry_of
 from nlmfo.failover.runs import not_served
 from nlmfo.host import mounts
-from nlmfo.host.namespaces import Namespaces
-from nlmfo.host.node import Node
+from nlmfo.host.node import surroundings_of
 from nlmfo.kernel import sockdiag
 from nlmfo.ownership.record import boot_id
 from nlmfo.records import ledger
@@ -176,8 +175,8 @@ def _is_connected(service: Service, client: str) -> bool:
     except ValueError:
         return False
     ours = {address.ip for address in service.addresses}
-    place = Node(service.name) if service.isolation is Isolation.HOST else Namespaces(service.name)
-    return any(each.local in ours and each.remote == remote for each in place.call(sockdiag.established))
+    there = surroundings_of(service).call(sockdiag.established)
+    return any(each.local in ours and each.remote == remote for each in there)
 
 
 def entries_of_now(store: Store) -> Mapping[Key, Entry]:

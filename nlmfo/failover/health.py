@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nlmfo.child import in_child
-from nlmfo.config import Config, Isolation, Partition, Service
+from nlmfo.config import Config, Partition, Service
 from nlmfo.errors import NlmfoError
 from nlmfo.failover.look import look
 from nlmfo.failover.observe import Observed
@@ -24,7 +24,7 @@ from nlmfo.host import daemons
 from nlmfo.host.addresses import Address
 from nlmfo.host.daemons import Program
 from nlmfo.host.namespaces import Namespaces
-from nlmfo.host.node import Node
+from nlmfo.host.node import surroundings_of
 from nlmfo.host.surroundings import Surroundings
 
 #: Seconds for a file system to say how it is.
@@ -89,9 +89,8 @@ def _storage(partition: Partition) -> str:
 
 def _of_programs(service: Service, seen: Observed) -> Iterator[Trouble]:
     """Each program at each address that is up, all at once: one that hangs keeps nobody from being asked."""
-    host = service.isolation is Isolation.HOST
-    place: Surroundings = Node(service.name) if host else Namespaces(service.name)
-    if not (host or seen.isolated):
+    place = surroundings_of(service)
+    if isinstance(place, Namespaces) and not seen.isolated:
         return
     if isinstance(place, Namespaces) and seen.threads and not daemons.tracks(place):
         yield Trouble(daemons.TRACKER, f"{daemons.TRACKER} has ended")

@@ -15,7 +15,7 @@ from nlmfo.failover.health import Trouble
 from nlmfo.host import daemons, keeper_process, rpcbind
 from nlmfo.host.daemons import MOUNT, NSM, RPCBIND, TRACKER
 from nlmfo.host.namespaces import Namespaces
-from nlmfo.host.node import Node
+from nlmfo.host.node import surroundings_of
 
 KEEPER = "keeper"
 
@@ -68,5 +68,4 @@ def _tracker(_: Config, service: Service) -> None:
 
 
 def _keeper(config: Config, service: Service) -> None:
-    host = service.isolation is Isolation.HOST
-    keeper_process.start(Node(service.name) if host else Namespaces(service.name), config.directory)
+    keeper_process.start(surroundings_of(service), config.directory)

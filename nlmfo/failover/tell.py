@@ -23,7 +23,7 @@ from nlmfo.failover.clients import entries_of_now, not_owed, refuse_if_not_serve
 from nlmfo.failover.place import Place
 from nlmfo.host import keeper_process
 from nlmfo.host.namespaces import Namespaces
-from nlmfo.host.node import Node
+from nlmfo.host.node import Node, surroundings_of
 from nlmfo.kernel import grace
 from nlmfo.records import ledger
 from nlmfo.records.ledger import Entry, Key, Standing
@@ -78,13 +78,13 @@ def tell(config: Config, service: Service, client: str = "") -> Told:
     """
     refuse_if_not_served(config, service)
     before = _read(service, partial(_owed, config, service, client))
-    host = service.isolation is Isolation.HOST
-    here = Node(service.name) if host else Namespaces(service.name)
+    here = surroundings_of(service)
     in_grace = here.call(grace.on)
     waiting = {key for key, entry in before.entries.items() if entry is None or entry.standing is not Standing.ANSWERED}
     now = before.entries
     if waiting:
         _refuse_if_nobody_tells(service, here, told=before.told or in_grace)
+        host = service.isolation is Isolation.HOST
         place = Place.of_node(service.name) if host else Place.on_node(Namespaces(service.name))
         _ask(service, place, client)
         now = _await(config, service, before.entries, waiting)

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from nlmfo.child import in_child
+from nlmfo.config import Isolation, Service
+from nlmfo.host.namespaces import Namespaces
 from nlmfo.host.pins import RUN
 from nlmfo.host.surroundings import QUICK
 
@@ -39,3 +41,8 @@ class Node:
     def open_socket(self, family: int, kind: int) -> socket.socket:
         """A socket of the node's."""
         return socket.socket(family, kind | socket.SOCK_CLOEXEC)
+
+
+def surroundings_of(service: Service) -> Node | Namespaces:
+    """Where a service is served on this node."""
+    return Node(service.name) if service.isolation is Isolation.HOST else Namespaces(service.name)
