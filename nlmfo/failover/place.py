@@ -48,6 +48,12 @@ class Place:
         return cls(view.SPOOL, statd, view.RECORDS, CALLOUT_CONFIG, own / "progress.json", own / "wake")
 
     @classmethod
+    def seen_by_node(cls, service: Service) -> Self:
+        """As whoever is not inside sees them."""
+        host = service.isolation is Isolation.HOST
+        return cls.of_node(service.name) if host else cls.on_node(Namespaces(service.name))
+
+    @classmethod
     def on_node(cls, namespaces: Namespaces) -> Self:
         """As seen on the node."""
         inside = cls.inside()

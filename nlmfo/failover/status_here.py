@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from nlmfo.config import Config, Isolation, Service
+from nlmfo.config import Config, Service
 from nlmfo.errors import NlmfoError
 from nlmfo.failover import progress
 from nlmfo.failover.look import look
@@ -51,9 +51,7 @@ def of_service(config: Config, service: Service) -> ServiceStatus:
 
 def _progress(service: Service, owner: OwnerRecord) -> Progress | None:
     """What the keeper says of the clients, if it says so of the generation that is served here."""
-    host = service.isolation is Isolation.HOST
-    place = Place.of_node(service.name) if host else Place.on_node(Namespaces(service.name))
-    found = progress.read(place.progress)
+    found = progress.read(Place.seen_by_node(service).progress)
     return found if found is not None and found.state == owner.state else None
 
 

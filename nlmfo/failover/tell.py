@@ -15,7 +15,7 @@ from functools import partial
 from typing import TypeVar
 
 from nlmfo.child import in_child
-from nlmfo.config import Config, Isolation, Service
+from nlmfo.config import Config, Service
 from nlmfo.deadline import Deadline, poll_until
 from nlmfo.errors import DeadlineExceeded, NlmfoError
 from nlmfo.failover import keep
@@ -84,9 +84,7 @@ def tell(config: Config, service: Service, client: str = "") -> Told:
     now = before.entries
     if waiting:
         _refuse_if_nobody_tells(service, here, told=before.told or in_grace)
-        host = service.isolation is Isolation.HOST
-        place = Place.of_node(service.name) if host else Place.on_node(Namespaces(service.name))
-        _ask(service, place, client)
+        _ask(service, Place.seen_by_node(service), client)
         now = _await(config, service, before.entries, waiting)
     names = sorted({name for _, name in before.entries})
     return Told(service.name, in_grace, tuple(_of_client(name, before.entries, now) for name in names))
