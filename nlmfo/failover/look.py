@@ -37,7 +37,11 @@ def look(config: Config, service: Service, registry: Registry) -> Observed:
 
     Records that cannot be read do not say that anybody was told: a release must be possible while their storage hangs.
     """
-    owner = owner_of(service, registry)
+    return look_as_owned(config, service, owner_of(service, registry))
+
+
+def look_as_owned(config: Config, service: Service, owner: OwnerRecord | None) -> Observed:
+    """The same for who has read the owner record already."""
     mounted = frozenset(p.uuid for p in service.partitions if mounts.is_mounted(p))
     seen = _on_node if service.isolation is Isolation.HOST else _in_namespaces
     return seen(config, service, owner, mounted)

@@ -19,6 +19,7 @@ from nlmfo.host import mounts, pins
 from nlmfo.ownership.record import OwnerRecord
 
 if TYPE_CHECKING:
+    from nlmfo.failover.observe import Observed
     from nlmfo.failover.progress import Progress
 
 
@@ -53,19 +54,26 @@ def of_service(config: Config, service: Service) -> ServiceStatus:
     """Look at one service; needs root when something of it is up here."""
     try:
         owner = owner_of(service, registry_of(config))
+        seen = None if _is_nowhere_here(config, service, owner) else _look(config, service, owner)
     except NlmfoError as error:
         return ServiceStatus(service.name, None, "unknown", in_grace=False, problem=error.text)
-    if _is_nowhere_here(config, service, owner):
+    if seen is None:
         return ServiceStatus(service.name, owner, "no", in_grace=False, problem=None, unfinished=unfinished(service))
-    from nlmfo.failover import status_here  # noqa: PLC0415 - 20 ms: see above
+    from nlmfo.failover import status_here  # noqa: PLC0415 - see above
 
-    return status_here.of_service(config, service)
+    return status_here.of_service(config, service, seen)
 
 
 def unfinished(service: Service) -> str | None:
     """The last run here, where it did not come to its end."""
     past = last_run.newest(RUNS, service.name)
     return None if past is None or past.finished else past.reached
+
+
+def _look(config: Config, service: Service, owner: OwnerRecord | None) -> Observed:
+    from nlmfo.failover.look import look_as_owned  # noqa: PLC0415 - 20 ms: see above
+
+    return look_as_owned(config, service, owner)
 
 
 def _is_nowhere_here(config: Config, service: Service, owner: OwnerRecord | None) -> bool:

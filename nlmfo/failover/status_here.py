@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from nlmfo.config import Config, Service
-from nlmfo.errors import NlmfoError
 from nlmfo.failover import progress
-from nlmfo.failover.look import look
-from nlmfo.failover.owner import registry_of
+from nlmfo.failover.observe import Observed
 from nlmfo.failover.place import Place
 from nlmfo.failover.progress import Progress
 from nlmfo.failover.status import ServiceStatus, unfinished
@@ -21,12 +19,8 @@ from nlmfo.ownership.record import OwnerRecord
 from nlmfo.records.spool import refused, spool_status
 
 
-def of_service(config: Config, service: Service) -> ServiceStatus:
-    """Look at one service; needs root when something of it is up here."""
-    try:
-        seen = look(config, service, registry_of(config))
-    except NlmfoError as error:
-        return ServiceStatus(service.name, None, "unknown", in_grace=False, problem=error.text)
+def of_service(config: Config, service: Service, seen: Observed) -> ServiceStatus:
+    """Of a service that was looked at."""
     here: Literal["no", "partly", "serving"] = "no"
     if seen.serves(service):
         here = "serving"

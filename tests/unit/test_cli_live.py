@@ -29,7 +29,7 @@ from nlmfo.cli.running import Running, standing
 from nlmfo.config import Config, Service
 from nlmfo.deadline import Deadline
 from nlmfo.errors import ExitCode, Incomplete, NlmfoError, Refused
-from nlmfo.failover import journal, progress, runs, status_here
+from nlmfo.failover import journal, progress, runs
 from nlmfo.failover import status as status_of
 from nlmfo.failover.events import (
     AwaitingRelease,
@@ -52,7 +52,7 @@ from nlmfo.failover.plan import Action, Step
 from nlmfo.failover.progress import Locks, Progress, Waiting
 from nlmfo.failover.status import ServiceStatus
 from nlmfo.failover.verbs import Outcome, Verb
-from nlmfo.ownership.registry import Registry
+from nlmfo.ownership.record import OwnerRecord
 from nlmfo.records import journal as on_disk
 from nlmfo.records.ledger import Standing
 from tests.unit import shapes
@@ -739,12 +739,12 @@ def test_status_believes_the_keeper_of_the_generation_that_is_served_here(
     place = shapes.place(tmp_path)
     progress.write(place.progress, replace(TOLD, state=generation))
 
-    def look(_config: Config, service: Service, _registry: Registry) -> Observed:
+    def look(_config: Config, service: Service, _owner: OwnerRecord | None) -> Observed:
         seen = replace(shapes.all_up(service), owner=replace(shapes.record(), state=7))
         return seen if here == "serving" else replace(seen, threads=0)
 
     monkeypatch.setattr(status_of, "_is_nowhere_here", lambda *_: False)
-    monkeypatch.setattr(status_here, "look", look)
+    monkeypatch.setattr(status_of, "_look", look)
     monkeypatch.setattr(Place, "on_node", lambda _: place)
     assert nlmfo("status", "--json") == 0
     (found,) = json.loads(capsys.readouterr().out)["services"]

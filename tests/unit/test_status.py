@@ -13,17 +13,17 @@ import pytest
 from nlmfo.cli import states
 from nlmfo.config import Config, Isolation, Service
 from nlmfo.errors import Refused
-from nlmfo.failover import status, status_here
+from nlmfo.failover import status
 from nlmfo.failover.events import Begun, Ended, Event, RollingBack, StepStarted
 from nlmfo.failover.journal import Journal
-from nlmfo.failover.look import look
+from nlmfo.failover.look import look, look_as_owned
 from nlmfo.failover.observe import Observed
 from nlmfo.failover.plan import Action, Step
 from nlmfo.failover.status import ServiceStatus, of_service
 from nlmfo.failover.verbs import Outcome, Verb
 from nlmfo.host import mounts, pins, view
-from nlmfo.ownership.record import Standing
-from nlmfo.ownership.registry import DirectoryRegistry, Registry
+from nlmfo.ownership.record import OwnerRecord, Standing
+from nlmfo.ownership.registry import DirectoryRegistry
 from nlmfo.records.layout import directory_name
 from tests.unit import shapes
 from tests.unit.shapes import EARLIER_BOOT, HERE, THERE
@@ -34,7 +34,7 @@ MOUNT = Step(Action.MOUNT, "/srv/home")
 
 def seen_as(monkeypatch: pytest.MonkeyPatch, seen: Observed) -> ServiceStatus:
     monkeypatch.setattr(status, "_is_nowhere_here", lambda *_: False)
-    monkeypatch.setattr(status_here, "look", lambda *_: seen)
+    monkeypatch.setattr(status, "_look", lambda *_: seen)
     return of_service(shapes.config(None), SERVICE)
 
 
@@ -80,11 +80,11 @@ def test_where_nothing_of_it_can_be_here_nothing_is_looked_at(
     monkeypatch.setattr(pins, "any_there", lambda _: trace == "namespaces")
     asked: list[str] = []
 
-    def look_at(config: Config, service: Service, where: Registry) -> Observed:
+    def look_at(config: Config, service: Service, owner: OwnerRecord | None) -> Observed:
         asked.append(service.name)
-        return look(config, service, where)
+        return look_as_owned(config, service, owner)
 
-    monkeypatch.setattr(status_here, "look", look_at)
+    monkeypatch.setattr(status, "_look", look_at)
     found = of_service(shapes.config(tmp_path), SERVICE)
     assert asked == ([] if trace == "nothing" else ["home"])
     if trace == "nothing":
@@ -254,7 +254,7 @@ def test_records_that_did_not_reach_the_storage_are_a_warning_wherever_the_spool
 ) -> None:
     service = replace(SERVICE, isolation=isolation)
     monkeypatch.setattr(status, "_is_nowhere_here", lambda *_: False)
-    monkeypatch.setattr(status_here, "look", lambda *_: shapes.all_up(service))
+    monkeypatch.setattr(status, "_look", lambda *_: shapes.all_up(service))
     monkeypatch.setattr(pins, "RUN", tmp_path / "run")
     monkeypatch.setattr(view, "SPOOL", view.SPOOL if isolation is Isolation.NETNS else tmp_path / "spool")
     spool_with_trouble(tmp_path / ("run/home/run/nlmfo/spool" if isolation is Isolation.NETNS else "spool"))
