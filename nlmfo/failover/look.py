@@ -123,6 +123,5 @@ def _named(answers: Mapping[str, bool | None], answer: bool | None) -> tuple[str
 
 
 def _inside() -> tuple[int, bool, bool, frozenset[str]]:
-    text = exports.ETAB.read_text(encoding="utf-8", errors="surrogateescape")
-    exported = frozenset(str(path) for path in exports.parse(text))
+    exported = frozenset(str(path) for path in exports.parse(exports.read()))
     return nfsd.threads(), nfsd.is_set_up(), grace.on(), exported

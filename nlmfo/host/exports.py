@@ -127,7 +127,7 @@ def _made_aside(text: str) -> tuple[str, str]:
         run(["exportfs", "-r"], deadline=QUICK)
     except CommandFailed as error:
         said = complaints(error)
-    return _read(ETAB), said
+    return read(), said
 
 
 def complaints(error: CommandFailed) -> str:
@@ -191,7 +191,7 @@ def _load(paths: tuple[Path, ...]) -> str:
     new.write_bytes(_ready().read_bytes())
     new.replace(ETAB)
     caches.flush()
-    return _read(ETAB)
+    return read()
 
 
 def _ready() -> Path:
@@ -213,6 +213,11 @@ def _unexport() -> str:
     """Runs in the service's namespaces, where nobody else writes to the table; returns what is in it then."""
     ETAB.write_bytes(b"")
     caches.flush()
+    return read()
+
+
+def read() -> str:
+    """The export table as whoever calls sees it."""
     return _read(ETAB)
 
 
@@ -236,8 +241,8 @@ def table(etab: str) -> Mapping[Entry, str]:
 
 
 def now(place: Surroundings) -> str:
-    """The export table as it is."""
-    return place.call(partial(_read, ETAB))
+    """The export table as it is there."""
+    return place.call(read)
 
 
 def lines(etab: str) -> list[str]:

@@ -171,7 +171,7 @@ def _table() -> tuple[Entry, ...]:
 
 def _text() -> str:
     try:
-        return exports.ETAB.read_text(encoding="utf-8", errors="surrogateescape")
+        return exports.read()
     except FileNotFoundError:  # nothing was ever exported here
         return ""
 
