@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -86,6 +87,11 @@ def spawn(argv: Sequence[str | os.PathLike[str]], *, log: Path) -> int:
     finally:
         os.close(log_fd)
     return process.pid
+
+
+def own_command(configuration: Path, *words: str) -> list[str]:
+    """The command line of nlmfo itself: by the Python, from the files and with the configuration of this process."""
+    return [os.fspath(sys.executable), "-m", "nlmfo", "--config", os.fspath(configuration), *words]
 
 
 def load() -> None:

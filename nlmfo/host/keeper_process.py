@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from contextlib import suppress
 from pathlib import Path
 
 from nlmfo.deadline import Deadline, poll_until
 from nlmfo.errors import DeadlineExceeded
 from nlmfo.host.surroundings import Surroundings
-from nlmfo.run import spawn
+from nlmfo.run import own_command, spawn
 
 #: Seconds for it to end after SIGTERM, before SIGKILL, and after that.
 POLITE = 3.0
@@ -27,8 +26,8 @@ def start(place: Surroundings, configuration: Path) -> None:
         return
     # The host name is the service's there, and the node's name where the configuration names none.
     as_node = ("nsenter", f"--uts=/proc/{os.getpid()}/ns/uts", "--")
-    nlmfo = (sys.executable, "-m", "nlmfo", "--config", configuration)
-    pid = spawn(place.command(*as_node, *nlmfo, "keep", place.service), log=place.directory / "log/nlmfo-keep.log")
+    keep = own_command(configuration, "keep", place.service)
+    pid = spawn(place.command(*as_node, *keep), log=place.directory / "log/nlmfo-keep.log")
     (place.directory / KEEPER).write_text(f"{pid}\n", encoding="ascii")
 
 

@@ -8,7 +8,6 @@ import os
 import select
 import signal
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -29,6 +28,7 @@ from nlmfo.kernel import syscalls
 from nlmfo.ownership.proof import Word
 from nlmfo.ownership.record import Standing
 from nlmfo.plain import plain
+from nlmfo.run import own_command
 
 #: Seconds between two looks; the manager's watchdog may want to hear of them more often.
 EACH = 10.0
@@ -101,8 +101,8 @@ def _given_up(config: Config, service: str) -> ExitCode:
 
 def _become_release(config: Config, service: str) -> Never:
     systemd.notify(STOPPING=1, STATUS="to be released")
-    release = ("-m", "nlmfo", "--config", os.fspath(config.directory), "release", service)
-    os.execv(sys.executable, [sys.executable, *release])
+    release = own_command(config.directory, "release", service)
+    os.execv(release[0], release)
 
 
 @contextmanager
