@@ -17,9 +17,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
 
-from nlmfo.cli import text
+from nlmfo.cli import text, words
 from nlmfo.cli.running import Running
-from nlmfo.errors import NlmfoError, Refused
 from nlmfo.failover.events import (
     Begun,
     ClientNotTold,
@@ -125,17 +124,14 @@ class Journalled:
 
         ``message``: what it is known as, for a failure that is no refusal.
         """
-        reason = error if isinstance(error, Refused) else error.__cause__
-        hint = f"hint: {error.hint}" if isinstance(error, NlmfoError) and error.hint else ""
-        if isinstance(reason, Refused):
-            said = f"refused ({reason.code}): {error}"
-            force = f"hint: if you know that it does no harm: --force={reason.code}" if reason.forcible else ""
-            about = {"NLMFO_REFUSED": reason.code, "NLMFO_ERROR": str(error)}
-            return self._tell(_lines(said, hint, force), Priority.ERROR, Message.REFUSED, about)
+        said, hints = words.failure(error)
+        whole = "\n".join([said or "interrupted", *hints])
+        if refused := words.refusal(error):
+            about = {"NLMFO_REFUSED": refused.code, "NLMFO_ERROR": str(error)}
+            return self._tell(whole, Priority.ERROR, Message.REFUSED, about)
         if not self._told:
-            said = str(error) or "interrupted"
-            return self._tell(_lines(said, hint), Priority.ERROR, message, {"NLMFO_ERROR": str(error)})
-        return not hint or self._tell(hint, Priority.ERROR, None, {})
+            return self._tell(whole, Priority.ERROR, message, {"NLMFO_ERROR": str(error)})
+        return not hints or self._tell("\n".join(hints), Priority.ERROR, None, {})
 
     def _begin(self, event: Begun) -> None:
         self._begun, self._told = time.monotonic(), False
@@ -177,10 +173,6 @@ def failures(
         if journal.failed(error, known.get(type(error))) and journald.takes(sys.stderr):
             arguments.told = True
         raise
-
-
-def _lines(*lines: str) -> str:
-    return "\n".join(filter(None, lines))
 
 
 def _of_service(service: str) -> dict[str, str]:

@@ -11,9 +11,10 @@ from importlib import import_module
 from types import FrameType
 from typing import Any
 
+from nlmfo.cli import words
 from nlmfo.cli.arguments import parser
 from nlmfo.config import load
-from nlmfo.errors import ExitCode, NlmfoError, Refused
+from nlmfo.errors import ExitCode, NlmfoError
 
 
 def main(argv: Sequence[str]) -> int:
@@ -48,14 +49,9 @@ def named(command: str) -> Callable[..., Any]:
 
 
 def _failed(error: NlmfoError) -> int:
-    """Say what went wrong and what to do next; a refusal, also one within a step, is named by its code."""
-    refused = error if isinstance(error, Refused) else error.__cause__
-    named = f"refused ({refused.code}): " if isinstance(refused, Refused) else ""
-    print(f"nlmfo: {named}{error}", file=sys.stderr)
-    if error.hint:
-        print(f"nlmfo: hint: {error.hint}", file=sys.stderr)
-    if isinstance(refused, Refused) and refused.forcible:
-        print(f"nlmfo: hint: if you know that it does no harm: --force={refused.code}", file=sys.stderr)
+    said, hints = words.failure(error)
+    for line in (said, *hints):
+        print(f"nlmfo: {line}", file=sys.stderr)
     return error.exit_code
 
 
