@@ -64,7 +64,7 @@ def _daemon(program: daemons.Program, _: Config, service: Service) -> None:
 
 
 def _tracker(_: Config, service: Service) -> None:
-    daemons.start_tracking(Namespaces(service.name), daemons.tracking_of(service))
+    daemons.start_tracking_again(Namespaces(service.name), daemons.tracking_of(service))
 
 
 def _keeper(config: Config, service: Service) -> None:

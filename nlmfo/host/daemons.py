@@ -106,9 +106,14 @@ def _start(namespaces: Namespaces, service: Service, program: Program) -> Starte
 def start_tracking(namespaces: Namespaces, tracking: Path) -> None:
     """Start nfsdcld, with its list of NFSv4 clients in ``tracking``; return when it watches for nfsd to appear."""
     namespaces.call(partial(tracking.mkdir, mode=0o700, exist_ok=True))
-    _end(namespaces, TRACKER)
     nfsdcld = _spawn(namespaces, TRACKER, TRACKER, "--foreground", "-p", view.PIPEFS, "-s", tracking)
     poll_until("nfsdcld to watch for the kernel", lambda: _watches(nfsdcld), Deadline(START), interval=0.01)
+
+
+def start_tracking_again(namespaces: Namespaces, tracking: Path) -> None:
+    """Start nfsdcld in the place of one that has died or hangs. A takeover begins where nothing of the service runs."""
+    _end(namespaces, TRACKER)
+    start_tracking(namespaces, tracking)
 
 
 def tracking_of(service: Service) -> Path:

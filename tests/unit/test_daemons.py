@@ -28,6 +28,7 @@ from nlmfo.host.daemons import (
     programs,
     start,
     start_tracking,
+    start_tracking_again,
     unwanted,
 )
 from nlmfo.host.namespaces import Namespaces
@@ -176,3 +177,15 @@ def test_nfsdcld_is_started_apart_and_waited_for_until_it_watches(
     assert tracking.stat().st_mode & 0o777 == 0o700
     watches.append(True)
     start_tracking(InPlace("home"), tracking)  # the list of the service's last time is there already
+
+
+def test_one_that_hangs_is_ended_only_where_nfsdcld_is_started_again(
+    spawned: Spawned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To look for it through all processes of a node takes time, and in a takeover clients wait."""
+    monkeypatch.setattr(daemons, "_watches", lambda _: True)
+    monkeypatch.setattr(daemons, "_end", lambda _, name: spawned.events.append(f"end {name}"))
+    start_tracking(InPlace("home"), tmp_path / "nfsdcld")
+    assert spawned.events == ["start nfsdcld"]
+    start_tracking_again(InPlace("home"), tmp_path / "nfsdcld")
+    assert spawned.events == ["start nfsdcld", "end nfsdcld", "start nfsdcld"]
