@@ -56,6 +56,7 @@ from nlmfo.ownership.record import OwnerRecord
 from nlmfo.records import journal as on_disk
 from nlmfo.records.ledger import Standing
 from tests.unit import shapes
+from tests.unit.test_config import with_registry, write
 
 CHECKOUT = Path(__file__).parents[2]
 SECONDS = 30.0
@@ -318,13 +319,12 @@ def on_terminal(
 
 def configure(directory: Path) -> None:
     (directory / STATE).mkdir(parents=True)
-    (directory / "services.d").mkdir()
-    (directory / "nlmfo.toml").write_text(f'[node]\nname = "node1"\n[cluster]\nregistry = "{directory}/registry"\n')
-    (directory / "services.d/home.toml").write_text(
+    home = (
         'addresses = ["10.10.0.100/24"]\ninterface = "eth0"\n'
         '[[partition]]\nuuid = "11111111-2222-3333-4444-555555555555"\nmountpoint = "/srv/unit-test/home"\n'
         '[[export]]\npath = "/srv/unit-test/home"\nfsid = 1234\nclients = { "*" = "rw" }\n'
     )
+    write(directory, with_registry(directory / "registry"), home=home)
 
 
 def drawn(content: bytes) -> list[bytes]:

@@ -18,7 +18,7 @@ from nlmfo.child import in_child
 from nlmfo.cli import tables
 from nlmfo.cli.commands import records
 from nlmfo.cli.main import main
-from nlmfo.config import Config, Isolation, Service
+from nlmfo.config import Config, Service
 from nlmfo.errors import ExitCode, NlmfoError, NotOwned, Refused
 from nlmfo.failover.clients import ClientOnRecord, ClientState, forget, on_record
 from nlmfo.host import mounts, node
@@ -30,9 +30,10 @@ from nlmfo.records.journal_file import JournalFile
 from nlmfo.records.ledger import Entry, Ledger, Standing
 from nlmfo.records.store import Store
 from tests.unit import shapes
+from tests.unit.owed import ADDRESS, OTHER, taken_over
 from tests.unit.shapes import EARLIER_BOOT, THERE
+from tests.unit.test_config import with_registry, write
 
-ADDRESS, OTHER = ip_address("10.10.0.100"), ip_address("fd00::100")
 CLIENT, SECOND = "192.0.2.17", "192.0.2.18"
 THEN = 1_000_000_000.0
 
@@ -71,21 +72,11 @@ class Case:
 
 @pytest.fixture
 def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
-    state = tmp_path / "state"
-    state.mkdir()
-    service = replace(shapes.service(addresses=2, state=state), isolation=Isolation.HOST)
-    store = Store(state, (ADDRESS, OTHER))
-    store.prepare(os.getuid(), os.getgid())
-    for client in (CLIENT, SECOND):
-        store.add(ADDRESS, client, "nfs100.example")
-    store.begin_generation()
-    registry = DirectoryRegistry(tmp_path / "registry")
-    (tmp_path / "registry/services").mkdir(parents=True)
-    registry.claim(shapes.record())
+    config, service, store, registry = taken_over(tmp_path, CLIENT, SECOND)
     connections: list[Connection] = []
     monkeypatch.setattr(sockdiag, "established", lambda: tuple(connections))
     monkeypatch.setattr(time, "localtime", time.gmtime)
-    return Case(shapes.config(registry.directory, {"home": service}), service, store, registry, connections)
+    return Case(config, service, store, registry, connections)
 
 
 # What became of them
@@ -296,14 +287,13 @@ def test_only_the_node_that_serves_it_forgets_anybody(case: Case, monkeypatch: p
 @pytest.fixture
 def nlmfo(case: Case, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     """A configuration directory of the case's service."""
-    (tmp_path / "services.d").mkdir()
-    (tmp_path / "nlmfo.toml").write_text(f'[node]\nname = "node1"\n[cluster]\nregistry = "{case.registry.directory}"\n')
-    (tmp_path / "services.d/home.toml").write_text(
+    home = (
         f'addresses = ["10.10.0.100/24", "fd00::100/64"]\ninterface = "eth0"\nisolation = "host"\n'
         f'state = "{case.store.state}"\n'
         '[[partition]]\nuuid = "11111111-2222-3333-4444-555555555555"\nmountpoint = "/srv/unit-test/home"\n'
         '[[export]]\npath = "/srv/unit-test/home"\nfsid = 1234\nclients = { "*" = "rw" }\n'
     )
+    write(tmp_path, with_registry(case.registry.directory), home=home)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     yield tmp_path

@@ -48,7 +48,14 @@ clients = { "10.10.0.0/24" = "rw", "@trusted" = "rw,sec=krb5p", "*.example" = "r
 """
 
 MAIN = '[node]\nname = "node1"\n'
-WITH_REGISTRY = MAIN + '[cluster]\nregistry = "/cluster/nlmfo"\n'
+
+
+def with_registry(directory: Path) -> str:
+    """The nlmfo.toml of a node whose registry is there."""
+    return f'{MAIN}[cluster]\nregistry = "{directory}"\n'
+
+
+WITH_REGISTRY = with_registry(Path("/cluster/nlmfo"))
 
 
 def write(directory: Path, main: str = MAIN, **services: str) -> Path:

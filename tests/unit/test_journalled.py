@@ -48,6 +48,7 @@ from nlmfo.failover.report import Reporter
 from nlmfo.failover.verbs import Outcome, Verb
 from nlmfo.host import journald
 from tests.lab import root
+from tests.unit.test_config import HOME, with_registry, write
 
 CATALOG = Path(__file__).parents[2] / "systemd/nlmfo.catalog"
 PAGE = Path(__file__).parents[2] / "docs/monitoring.md"
@@ -206,14 +207,8 @@ def test_the_report_follows_without_the_line_that_was_told_already(journal: Jour
 
 @pytest.fixture
 def nlmfo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, journal: Journal) -> Iterator[Callable[..., int]]:
-    (tmp_path / "services.d").mkdir()
     (tmp_path / "registry").mkdir()
-    (tmp_path / "nlmfo.toml").write_text(f'[node]\nname = "node1"\n[cluster]\nregistry = "{tmp_path}/registry"\n')
-    (tmp_path / "services.d/home.toml").write_text(
-        'addresses = ["10.10.0.100/24"]\ninterface = "eth0"\n'
-        '[[partition]]\nuuid = "11111111-2222-3333-4444-555555555555"\nmountpoint = "/srv/home"\n'
-        '[[export]]\npath = "/srv/home"\nfsid = 1\nclients = { "*" = "rw" }\n'
-    )
+    write(tmp_path, with_registry(tmp_path / "registry"), home=HOME)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     defaults = dict(Journalled.__init__.__kwdefaults__ or {}) | {"send": journal.take}
     monkeypatch.setattr(Journalled.__init__, "__kwdefaults__", defaults)

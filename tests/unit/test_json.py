@@ -36,6 +36,7 @@ from nlmfo.kernel.version import Answer
 from nlmfo.ownership.proof import Proof
 from nlmfo.records.ledger import Standing
 from tests.unit import shapes
+from tests.unit.test_config import HOME, with_registry, write
 from tests.unit.test_history import run
 
 PAGE = Path(__file__).parents[2] / "docs/json.md"
@@ -141,14 +142,8 @@ def nlmfo(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Callable[..., str]]:
     """What a command prints; nothing is looked at but what the test puts in place."""
-    (tmp_path / "services.d").mkdir()
     (tmp_path / "registry").mkdir()
-    (tmp_path / "nlmfo.toml").write_text(f'[node]\nname = "node1"\n[cluster]\nregistry = "{tmp_path}/registry"\n')
-    (tmp_path / "services.d/home.toml").write_text(
-        'addresses = ["10.10.0.100/24"]\ninterface = "eth0"\n'
-        '[[partition]]\nuuid = "11111111-2222-3333-4444-555555555555"\nmountpoint = "/srv/home"\n'
-        '[[export]]\npath = "/srv/home"\nfsid = 1\nclients = { "*" = "rw" }\n'
-    )
+    write(tmp_path, with_registry(tmp_path / "registry"), home=HOME)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
 

@@ -8,14 +8,13 @@ import os
 import time
 from argparse import Namespace
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from ipaddress import ip_address
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from nlmfo.cli.commands import notify
-from nlmfo.config import Config, Isolation, Service
+from nlmfo.config import Config, Service
 from nlmfo.errors import ExitCode, NlmfoError, NotOwned
 from nlmfo.failover import keep
 from nlmfo.failover import tell as telling
@@ -27,9 +26,9 @@ from nlmfo.records import ledger
 from nlmfo.records.ledger import Entry, Standing
 from nlmfo.records.store import Store
 from tests.unit import shapes
+from tests.unit.owed import ADDRESS, OTHER, taken_over
 from tests.unit.shapes import THERE
 
-ADDRESS, OTHER = ip_address("10.10.0.100"), ip_address("fd00::100")
 ONE, TWO = "192.0.2.1", "192.0.2.2"
 
 
@@ -65,19 +64,9 @@ class Case:
 
 @pytest.fixture
 def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
-    state = tmp_path / "state"
-    state.mkdir()
-    service = replace(shapes.service(addresses=2, state=state), isolation=Isolation.HOST)
-    store = Store(state, (ADDRESS, OTHER))
-    store.prepare(os.getuid(), os.getgid())
-    for client in (ONE, TWO):
-        store.add(ADDRESS, client, "nfs100.example")
-    store.begin_generation()
+    config, service, store, registry = taken_over(tmp_path, ONE, TWO)
     store.mark_told()
-    (tmp_path / "registry/services").mkdir(parents=True)
-    registry = DirectoryRegistry(tmp_path / "registry")
-    registry.claim(shapes.record())
-    found = Case(shapes.config(registry.directory, {"home": service}), service, store, registry)
+    found = Case(config, service, store, registry)
     monkeypatch.setattr(grace, "on", lambda: found.in_grace)
     monkeypatch.setattr(keeper_process, "runs", lambda _: found.runs)
     monkeypatch.setattr(keep, "tell", found.ask)
