@@ -56,6 +56,9 @@ class Run:
             return self._rounds()
         except Stuck as stuck:
             return self.judge() or [Violation(f"{self.world.about}: {stuck}", ())]
+        except KeyboardInterrupt:
+            self.world.say("interrupted: judged is what there is")
+            return self.judge()
 
     def _rounds(self) -> list[Violation]:
         for number, trouble in enumerate(itertools.islice(self._deal(), self.rounds), 1):
