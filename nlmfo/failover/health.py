@@ -57,9 +57,10 @@ def _of_what_is_seen(service: Service, seen: Observed) -> Iterator[Trouble]:
     for address in service.addresses:
         if address.ip not in seen.addresses:
             yield Trouble("address", f"address {address.ip} is not up")
-    for export in service.exports:
-        if str(export.path) not in seen.exported:
-            yield Trouble("export", f"{export.path} is not exported")
+    for path in (str(export.path) for export in service.exports):
+        # What was added to the service's file since waits for a reload: that is no reason to serve it anew.
+        if path not in seen.exported and path in (seen.to_export or {path}):
+            yield Trouble("export", f"{path} is not exported")
     if not seen.threads:
         yield Trouble("nfsd", "nfsd does not run")
     if seen.frozen:

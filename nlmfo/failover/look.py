@@ -51,7 +51,9 @@ def _in_namespaces(config: Config, service: Service, owner: OwnerRecord | None, 
     namespaces = Namespaces(service.name)
     isolated = namespaces.exist() and namespaces.call(view.put_in_place_already)
     callout = callout_addresses(view.on_node(namespaces, CALLOUT_CONFIG)) if isolated else {}
-    threads, set_up, in_grace, exported = namespaces.call(_inside) if isolated else (0, False, False, frozenset())
+    nothing: frozenset[str] = frozenset()
+    inside = namespaces.call(_inside) if isolated else (0, False, False, nothing, nothing)
+    threads, set_up, in_grace, exported, to_export = inside
     told = _told(service) if threads > 0 and len(mounted) == len(service.partitions) else False
     return Observed(
         owner=owner,
@@ -64,6 +66,7 @@ def _in_namespaces(config: Config, service: Service, owner: OwnerRecord | None, 
         set_up=set_up,
         in_grace=in_grace,
         exported=exported,
+        to_export=to_export,
         addresses=frozenset(a.ip for a in service.addresses if isolated and addresses.is_up(namespaces, a.ip)),
         told=bool(told),
         unread=_named({service.name: told}, None),
@@ -91,6 +94,7 @@ def _on_node(config: Config, service: Service, owner: OwnerRecord | None, mounte
         threads=node.call(nfsd.threads),
         in_grace=node.call(grace.on),
         exported=frozenset(str(path) for path in node_exports.table() & paths),
+        to_export=frozenset(map(str, node_exports.written(service))),
         addresses=frozenset(ip for ip in ours if node_addresses.is_up(ip)),
         told=bool(told[service.name]),
         unread=_named(told, None),
@@ -122,6 +126,6 @@ def _named(answers: Mapping[str, bool | None], answer: bool | None) -> tuple[str
     return tuple(name for name, found in answers.items() if found is answer)
 
 
-def _inside() -> tuple[int, bool, bool, frozenset[str]]:
-    exported = frozenset(str(path) for path in exports.parse(exports.read()))
-    return nfsd.threads(), nfsd.is_set_up(), grace.on(), exported
+def _inside() -> tuple[int, bool, bool, frozenset[str], frozenset[str]]:
+    exported, to_export = (frozenset(map(str, found)) for found in exports.here())
+    return nfsd.threads(), nfsd.is_set_up(), grace.on(), exported, to_export

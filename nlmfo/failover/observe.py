@@ -17,6 +17,7 @@ class Observed:
     ``owned``: the newest owner record says that this node, in this boot, serves; ``listed``: in this boot or another.
     ``isolated``: the service's own namespaces are there and whole; ``traces``: something of them is left.
     ``attached``: the callout of the rpc.statd that runs here writes this service's records.
+    ``to_export``: the paths that the last takeover or reload was to export, by the file that it wrote.
     ``threads`` and ``in_grace`` are those of the nfsd that serves it, in host isolation the node's.
     ``set_up``: there is an nfsd of the service's own, be it without threads yet.
     ``stranded``: clients' locks are left on its partitions while no nfsd serves them: some kernels leave them behind.
@@ -47,6 +48,7 @@ class Observed:
     listed: bool = False
     per_address: bool = False
     unread: tuple[str, ...] = ()
+    to_export: frozenset[str] = frozenset()
     set_up: bool = False
     stranded: bool = False
 

@@ -230,6 +230,11 @@ def parse(etab: str) -> set[Path]:
     return {path for path, _ in entries(etab)}
 
 
+def listed(text: str) -> set[Path]:
+    """The paths in an exports file that was rendered here."""
+    return {unescaped(line.partition(" ")[0]) for line in lines(text) if line[0] != "#"}
+
+
 def entries(etab: str) -> tuple[Entry, ...]:
     """Each path in an etab with one of its clients, in the words of the table."""
     return tuple(entry for entry, _ in _fields(etab))
@@ -243,6 +248,11 @@ def table(etab: str) -> Mapping[Entry, str]:
 def now(place: Surroundings) -> str:
     """The export table as it is there."""
     return place.call(read)
+
+
+def here() -> tuple[set[Path], set[Path]]:
+    """The paths that are exported, and those that the file lists. Runs in the service's namespaces."""
+    return parse(_read(ETAB)), listed(_read(FILE))
 
 
 def lines(etab: str) -> list[str]:

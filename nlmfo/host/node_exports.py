@@ -78,12 +78,16 @@ def replace(service: Service, made: str) -> None:
 
 def listed(service: Service) -> set[Path]:
     """What has been exported of the service, by the file that was written then, and what is configured now."""
-    paths = {export.path for export in service.exports}
+    return written(service) | {export.path for export in service.exports}
+
+
+def written(service: Service) -> set[Path]:
+    """What the service's file lists, as it was written when it was taken over, or reloaded; empty without one."""
     try:
         text = file_of(service).read_text(encoding="utf-8", errors="surrogateescape")
     except FileNotFoundError:
-        return paths
-    return paths | {exports.unescaped(line.partition(" ")[0]) for line in exports.lines(text) if line[0] != "#"}
+        return set()
+    return exports.listed(text)
 
 
 def of(service: Service) -> str:

@@ -116,6 +116,7 @@ def observed(
     An nfsd in them that runs is set up.
     """
     up: frozenset[IPv4Address | IPv6Address] = frozenset(a.ip for a in of.addresses) if addresses else frozenset()
+    paths = frozenset(str(e.path) for e in of.exports) if exported else frozenset[str]()
     return Observed(
         owner=owner,
         owned=owned,
@@ -126,7 +127,8 @@ def observed(
         threads=threads,
         set_up=isolated and threads > 0 if set_up is None else set_up,
         in_grace=in_grace,
-        exported=frozenset(str(e.path) for e in of.exports) if exported else frozenset(),
+        exported=paths,
+        to_export=paths,
         addresses=up,
         told=told,
         frozen=frozen,

@@ -104,6 +104,17 @@ def test_each_part_that_is_missing_is_named(scene: Scene, changes: dict[str, Any
     assert {found.part for found in scene.found()} == {part}
 
 
+def test_an_export_that_waits_for_a_reload_is_no_trouble_and_one_that_is_gone_is(scene: Scene) -> None:
+    """Between an edit of the file and the reload a cluster manager would restart the service for it."""
+    before = frozenset(str(export.path) for export in SERVICE.exports)
+    scene.sees(to_export=before)
+    added = replace(SERVICE.exports[0], path=Path("/srv/other/new"), fsid="7")
+    scene.service = replace(SERVICE, exports=(*SERVICE.exports, added))
+    assert scene.found() == ()
+    scene.sees(exported=before - {str(SERVICE.exports[0].path)})
+    assert [found.text for found in scene.found()] == [f"{SERVICE.exports[0].path} is not exported"]
+
+
 def test_nfsdcld_which_answers_nobody_is_looked_for_while_nfsd_runs(scene: Scene) -> None:
     scene.tracked = False
     (trouble,) = scene.found()

@@ -194,7 +194,9 @@ class Isolated:
         patch.setattr(InPlace, "home", directory)
         patch.setattr(looking, "Namespaces", InPlace)
         patch.setattr(view, "put_in_place_already", lambda: True)
+        (directory / "exports").write_text(exports.render(self.service))
         patch.setattr(exports, "ETAB", directory / "etab")
+        patch.setattr(exports, "FILE", directory / "exports")
         patch.setattr(grace, "on", lambda: True)
         patch.setattr(addresses, "is_up", lambda _, address: address in self.up)
         patch.setattr(mounts, "is_mounted", lambda partition: partition.uuid in self.mounted)
@@ -235,6 +237,7 @@ def test_what_is_missing_of_it_is_seen_to_be_missing(isolated: Isolated) -> None
     assert seen.addresses == isolated.up
     assert seen.mounted == isolated.mounted
     assert seen.exported == {"/srv/elsewhere"}
+    assert seen.to_export == {str(export.path) for export in isolated.service.exports}
     assert not seen.serves(isolated.service)
 
 
@@ -356,6 +359,7 @@ class Shared:
         patch.setattr(grace, "on", lambda: True)
         patch.setattr(mounts, "is_mounted", lambda _: True)
         patch.setattr(node_exports, "table", lambda: self.exported)
+        patch.setattr(node_exports, "written", lambda service: {export.path for export in service.exports})
         patch.setattr(node_exports, "traces", lambda service: service is self.service)
         patch.setattr(node_addresses, "is_up", lambda address: address == self.service.addresses[0].ip)
         patch.setattr(proposed, "can_start_grace", lambda: False)
