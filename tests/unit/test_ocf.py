@@ -183,6 +183,30 @@ def test_each_exit_status_has_one_meaning(stand: Stand, action: str, command: st
         assert stand.run(action) == wanted, status
 
 
+@pytest.mark.parametrize("status", [1, 2, 3, 124, 127])
+@pytest.mark.parametrize("mended", ["reload-agent", "start"])
+def test_a_reload_by_pacemaker_that_fails_is_no_error_and_shown_by_each_monitor_until_it_is_mended(
+    stand: Stand, status: int, mended: str
+) -> None:
+    """An error, or 'degraded', would have Pacemaker stop and start a service that is served as before."""
+    (stand.directory / "run/nlmfo").mkdir(parents=True)
+    stand.ends("reload", status, "refused (fsid-changed): another fsid")
+    assert stand.run("reload-agent") == SUCCESS
+    for _ in range(2):
+        assert stand.act("monitor") == (DEGRADED, ["not reloaded: refused (fsid-changed): another fsid"])
+    stand.ends("monitor", 1, "nfsd does not run")
+    assert stand.act("monitor") == (GENERIC, ["nfsd does not run"])
+    for command in ("monitor", "reload"):
+        stand.ends(command, 0)
+    assert stand.run(mended) == SUCCESS
+    assert stand.act("monitor") == (SUCCESS, [])
+
+
+def test_a_reload_by_pacemaker_of_what_is_not_here_says_so(stand: Stand) -> None:
+    stand.ends("reload", 5)
+    assert stand.run("reload-agent") == NOT_RUNNING
+
+
 @pytest.mark.parametrize("status", [2, 3])
 def test_what_cannot_be_told_is_not_running_where_nothing_of_it_is_and_fences_nobody(stand: Stand, status: int) -> None:
     for command in ("monitor", "release"):
@@ -229,7 +253,7 @@ def test_what_is_not_configured_or_not_installed_is_told_apart(stand: Stand) -> 
     assert stand.run("start") == INSTALLED
     assert (stand.run("monitor"), stand.run("stop")) == (NOT_RUNNING, SUCCESS)
     del stand.environment["OCF_RESKEY_service"]
-    for action in ("start", "stop", "monitor", "reload", "validate-all"):
+    for action in ("start", "stop", "monitor", "reload", "reload-agent", "validate-all"):
         assert stand.run(action) == CONFIGURED
 
 
