@@ -34,6 +34,7 @@ PACKAGES = (
     "nfs-kernel-server",
     "nftables",
     "pacemaker",
+    "pcs",
     "procps",
     "python3",
     "python3-pyroute2",
@@ -126,9 +127,9 @@ def _build_tree(path: Path) -> None:
         shutil.copy(file, new / ("etc/systemd/system" if file.suffix == ".service" else "lab"))
     _inside(new, "systemctl", "enable", "lab-agent.service")
     _inside(new, "systemctl", "mask", *MASKED)
-    _inside(
-        new, "systemctl", "disable", "corosync.service", "pacemaker.service"
-    )  # a test that wants a cluster makes one
+    # A test that wants a cluster makes one, and none has pcs's daemons.
+    cluster = ("corosync.service", "pacemaker.service", "pcsd.service", "pcsd-ruby.service")
+    _inside(new, "systemctl", "disable", *cluster)
     with (new / "etc/fstab").open("a") as fstab:
         # Before the first mount that needs a module.
         before = "x-systemd.before=proc-fs-nfsd.mount,x-systemd.before=systemd-modules-load.service"
