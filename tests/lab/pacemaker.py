@@ -61,11 +61,10 @@ def corosync_conf() -> str:
 
 
 def install(node: Node) -> None:
-    """The agent and the lab's fence agent, and what every node of the cluster has to know."""
-    node.put((CHECKOUT / "contrib/ocf/nlmfo").read_bytes(), AGENT)
+    """The lab's fence agent, and what every node of the cluster has to know."""
     node.put((CHECKOUT / "tests/lab/fence_lab.py").read_bytes(), "/usr/sbin/fence_lab")
     node.put(corosync_conf(), "/etc/corosync/corosync.conf")
-    node.shell(f"chmod 755 {AGENT} /usr/sbin/fence_lab")
+    node.shell("chmod 755 /usr/sbin/fence_lab; sync")
 
 
 def start(servers: Sequence[Node]) -> None:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The resource agent under the real Pacemaker and Corosync, with fencing, and with clients that hold locks.
 
-The commands are those of docs/pacemaker.md.
+The commands are those of docs/pacemaker.md. NLMFO_TESTS=all also has a reload refused and a stop
+fail, and cuts the power of both nodes.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import pytest
 
 from tests.demo.scene import Scene
 from tests.demo.story import Story
-from tests.lab import cluster, pacemaker, test_full_node
+from tests.lab import cluster, installed, pacemaker, test_full_node, test_reload
 from tests.lab.lab import Lab
 from tests.lab.node import Node
 from tests.lab.pacemaker import COMMAND, PowerSwitch, runs_on, told
+from tests.lab.root import CHECKOUT
 from tests.lab.witness import await_true
+from tests.sampling import EVERYTHING
 
 #: Seconds for Pacemaker to notice, to decide and to have it done on these slow kernels.
 SOON = 300.0
@@ -54,10 +57,17 @@ class Cluster:
         records = sorted((self.scene.lab.registry / "services/home/owner").glob("[0-9]*"))
         return records[-1].read_text() if records else ""
 
+    def come_back(self, *servers: Node) -> None:
+        """Boot nodes that are off, and have them join the cluster."""
+        self.scene.lab.boot(*servers, seconds=test_full_node.BOOT)
+        for server in servers:
+            pacemaker.rejoin(server)
+        pacemaker.await_members(self.scene.servers)
+
     def judge(self, act: str, server: Node, since: int) -> None:
         verdict = self.scene.judge(act, server, since)
         assert verdict.good(), f"{verdict}\n{verdict.problems}\n{pacemaker.crm_mon(server)}"
-        assert runs_on(server, "home")
+        assert runs_on(server, "home"), pacemaker.crm_mon(server)
 
 
 @pytest.mark.timeout(1800)
@@ -66,9 +76,13 @@ def test_the_agent_passes_ocf_tester_and_the_schema_of_resource_agents(lab: Lab)
     service = cluster.make_service(lab, "home", ["10.10.0.100/24"], 1234)
     server = lab.node("server-a", disks=cluster.disks(service))
     cluster.prepare(lab, [server], service)
-    pacemaker.install(server)
-    schema = "/usr/share/resource-agents/metadata.rng"
-    server.shell(f"{pacemaker.AGENT} meta-data > /tmp/nlmfo.xml; xmllint --noout --relaxng {schema} /tmp/nlmfo.xml")
+    server.put((CHECKOUT / "contrib/ocf/nlmfo").read_bytes(), pacemaker.AGENT)
+    server.shell(f"chmod 755 {pacemaker.AGENT}")
+    schema = "/usr/share/resource-agents/metadata.rng"  # older than OCF 1.1, which has 'reloadable'
+    server.shell(
+        f"{pacemaker.AGENT} meta-data | sed 's/ reloadable=\"1\"//' > /tmp/nlmfo.xml;"
+        f"xmllint --noout --relaxng {schema} /tmp/nlmfo.xml"
+    )
     words = ("-n", "home", "-o", "service=home", pacemaker.AGENT)
     assert f"{pacemaker.AGENT} passed all tests" in server.check("ocf-tester", *words, deadline=TESTED)
 
@@ -79,18 +93,28 @@ def test_under_pacemaker_no_lock_is_lost_and_only_fencing_passes_for_proof(lab: 
     scene = Scene(lab, Story(), full=True)
     a, b = scene.servers
     made = Cluster(scene, PowerSwitch(lab.registry / "power", {server.name: server for server in scene.servers}))
+    (lab.registry / "services").mkdir()
     lab.boot(seconds=test_full_node.BOOT)
     for server in scene.servers:
+        installed.install(server)
+        cluster.write_configuration(server, scene.service)
         pacemaker.install(server)
+    cluster.make_export(a, scene.service)
     pacemaker.start(scene.servers)
-    scene.boot()
     pacemaker.await_members(scene.servers)
 
     it_starts_and_moves(made, a, b)
     standby_empties_a_node_and_nothing_moves_back(made, a, b)
+    a_new_export_comes_by_a_reload_and_nothing_is_restarted(made, a, b)
+    if EVERYTHING:
+        a_reload_that_is_refused_is_shown_and_takes_nothing_down(made, a, b)
     what_cannot_be_told_takes_nothing_down(made, a)
     daemons_that_are_killed_are_started_again_and_named(made, a)
     after_a_power_cut_fencing_is_the_proof(made, a, b)
+    if EVERYTHING:
+        nothing_moves_back_when_the_fenced_node_returns(made, a, b)
+        a_stop_that_fails_is_fenced_and_that_is_the_proof(made, b, a)
+        after_a_power_cut_of_both_it_starts_where_it_was(made, a, b)
 
 
 def it_starts_and_moves(made: Cluster, a: Node, b: Node) -> None:
@@ -111,6 +135,38 @@ def standby_empties_a_node_and_nothing_moves_back(made: Cluster, a: Node, b: Nod
     made.await_on(a)
     made.do(b, "Every day", 3)
     made.judge("standby", a, since)
+
+
+def a_new_export_comes_by_a_reload_and_nothing_is_restarted(made: Cluster, server: Node, other: Node) -> None:
+    service, (client, _) = made.scene.service, made.scene.clients
+    since, before = made.scene.holder.writes(), made.owner()
+    server.shell(f"mkdir {service.mountpoint}/new")
+    for each in (server, other):
+        test_reload.configure(each, service, test_reload.export(service, "new", 77, "rw"))
+    # Until somebody has it reloaded, the file says more than is served, which the monitor meets.
+    server.check("crm_resource", "--resource", "home", "--force-check", deadline=COMMAND)
+    assert not test_reload.mounts(client, service, "new")
+    made.do(other, "Every day", 4)
+    said = "journalctl --no-pager -o cat NLMFO_VERB=reload"
+    await_true("the reload", lambda: f"exported: *:{service.mountpoint}/new" in server.shell(said), SOON)
+    assert test_reload.mounts(client, service, "new")
+    made.judge("reload", server, since)
+    assert made.owner() == before
+    client.shell(f"umount /mnt/{service.name}-new")
+
+
+def a_reload_that_is_refused_is_shown_and_takes_nothing_down(made: Cluster, server: Node, other: Node) -> None:
+    service, said = made.scene.service, "journalctl --no-pager -o cat NLMFO_VERB=reload"
+    since, before = made.scene.holder.writes(), made.owner()
+    test_reload.configure(server, service, test_reload.export(service, "new", 78, "rw"))
+    made.do(other, "Every day", 4)
+    await_true("the refusal", lambda: "fsid-changed" in pacemaker.crm_mon(server), SOON)
+    made.judge("refused reload", server, since)
+    assert made.owner() == before
+    test_reload.configure(server, service, test_reload.export(service, "new", 77, "rw"))
+    made.do(other, "Every day", 4)
+    await_true("the reload", lambda: "what is exported is what is configured" in server.shell(said), SOON)
+    server.check("crm_resource", "--resource", "home", "--cleanup", deadline=COMMAND)
 
 
 def what_cannot_be_told_takes_nothing_down(made: Cluster, server: Node) -> None:
@@ -147,3 +203,38 @@ def after_a_power_cut_fencing_is_the_proof(made: Cluster, owner: Node, other: No
     assert made.power.fenced == [owner.name]
     assert f"{owner.name} is fenced" in other.shell("nlmfo history last")
     made.judge("power cut", other, since)
+
+
+def nothing_moves_back_when_the_fenced_node_returns(made: Cluster, back: Node, owner: Node) -> None:
+    made.come_back(back)
+    assert runs_on(owner, "home")
+
+
+def a_stop_that_fails_is_fenced_and_that_is_the_proof(made: Cluster, owner: Node, other: Node) -> None:
+    """A shell of an operator's keeps the partition busy, and the node is to be emptied."""
+    made.power.fenced.clear()
+    since = made.scene.holder.writes()
+    owner.start("sh", "-c", f"cd {made.scene.service.mountpoint} && sleep 9999", stream=False)
+    made.do(other, "Every day", 2)
+    made.await_on(other)
+    assert made.power.fenced == [owner.name]
+    assert f"{owner.name} is fenced" in other.shell("nlmfo history last")
+    made.judge("a stop that fails", other, since)
+    made.come_back(owner)
+    made.do(other, "Every day", 3)
+    assert runs_on(other, "home")
+
+
+def after_a_power_cut_of_both_it_starts_where_it_was(made: Cluster, owner: Node, other: Node) -> None:
+    """The other one is tried first, because it is preferred; nobody was fenced, so it is refused there."""
+    made.power.fenced.clear()
+    owner.check("crm", "configure", "location", "preferred", "home", "50:", other.name, deadline=COMMAND)
+    since = made.scene.holder.writes()
+    for server in (owner, other):
+        server.cut_power()
+    made.come_back(owner, other)
+    made.await_on(owner)
+    assert "still-served" in pacemaker.crm_mon(owner)
+    assert made.power.fenced == []
+    assert "its owner is this node itself, in an earlier boot" in owner.shell("nlmfo history last")
+    made.judge("power cut of both", owner, since)
