@@ -34,8 +34,9 @@ T = TypeVar("T")
 #: Sends a round: from this address, to these clients, with this NSM state number, within seconds, telling of each.
 Send = Callable[[Address, Sequence[str], int, float, Callable[[Notice], None]], None]
 
-#: Seconds for a round, and more of them for each client.
-ROUND, ROUND_EACH = 8.0, 0.003
+#: Seconds for a round, and more of them for each client; and the share of a grace period that it may take at the most.
+#: Whether everybody was told is known at its end: if grace were over by then, one dead client would fail a takeover.
+ROUND, ROUND_EACH, SHARE = 8.0, 0.003, 0.4
 #: Clients that are told beside a round at once.
 ASIDE = 64
 #: Seconds until a client is tried again: in grace; later, doubling each time, up to the longest.
@@ -262,13 +263,18 @@ class Notices:
         def run() -> None:
             problem = ""
             try:
-                self._send(address, clients, number, ROUND + ROUND_EACH * len(clients), hear)
+                self._send(address, clients, number, self._seconds(len(clients)), hear)
             except (NlmfoError, OSError) as error:
                 problem = str(error)
             finally:
                 self._ended.put((address, aside, problem))
 
         self._start(run)
+
+    def _seconds(self, clients: int) -> float:
+        """How long a round may take."""
+        grace = self.service.grace  # None: as long as the kernel has it, which is long
+        return (ROUND if grace is None else min(ROUND, SHARE * grace)) + ROUND_EACH * clients
 
     def _tried(self, key: Key) -> bool:
         return self._entry(key).standing in (Standing.ANSWERED, Standing.UNREACHABLE)

@@ -20,8 +20,8 @@ from tests.torture.history import History, Reader
 
 WORKLOAD = "/lab/checkout/tests/torture/workload.py"
 CLIENT_OPTIONS = ",lookupcache=none,acdirmin=0,acdirmax=0"
-#: Seconds: the shortest that lockd knows.
-GRACE = 10
+#: Seconds: what is enough for every client to come back on a machine that is busy with several labs.
+GRACE = 20
 #: Seconds for a takeover to succeed, tried again and again: several commands' own deadlines.
 INSIST = 240.0
 #: Seconds between two tries.

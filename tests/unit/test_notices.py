@@ -38,13 +38,14 @@ class Net:
 
     reached: set[str] = field(default_factory=lambda: set(CLIENTS))
     rounds: list[tuple[Address, list[str], int]] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
     waiting: list[Callable[[], None]] = field(default_factory=list)
     failure: Exception | None = None
 
     def send(
         self, address: Address, clients: Sequence[str], state: int, seconds: float, hear: Callable[[Notice], None]
     ) -> None:
-        assert seconds >= notices.ROUND
+        self.seconds.append(seconds)
         self.rounds.append((address, list(clients), state))
         if self.failure is not None:
             raise self.failure
@@ -124,6 +125,18 @@ def test_everybody_on_record_is_told_once_with_the_number_of_this_generation(cas
     case.sweep()
     assert case.net.rounds == [(ADDRESS, list(CLIENTS), 3)]
     assert {case.standing(client) for client in CLIENTS} == {Standing.ANSWERED}
+
+
+def test_with_a_short_grace_it_is_known_before_it_ends_that_a_client_does_not_answer(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case.sweep()
+    assert case.net.seconds == [pytest.approx(8.0, abs=0.1)]
+    short = taken_over(replace(shapes.service(), grace=10), tmp_path / "short", monkeypatch)
+    short.net.reached.clear()
+    short.sweep()
+    assert short.net.seconds == [pytest.approx(4.0, abs=0.1)]
+    assert short.notices.told
 
 
 def test_nobody_is_told_before_everything_answers(case: Case) -> None:
