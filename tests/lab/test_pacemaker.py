@@ -72,8 +72,9 @@ class Cluster:
 
 @pytest.mark.timeout(1800)
 def test_the_agent_passes_ocf_tester_and_the_schema_of_resource_agents(lab: Lab) -> None:
-    """Both of Debian 12, which know OCF 1.0: they are shown the agent without the two lines of its meta-data that are new
-    in 1.1. ocf-tester has some thirty actions done, and validates against the document type.
+    """Both of Debian 12, which know OCF 1.0: they are shown the agent without the two lines that are new in OCF 1.1.
+
+    ocf-tester has some thirty actions done, and validates against the document type.
     """
     service = cluster.make_service(lab, "home", ["10.10.0.100/24"], 1234)
     server = lab.node("server-a", disks=cluster.disks(service))

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.lab.lab import Lab
+from tests.lab.node import NodeDown
 from tests.lab.root import CACHE
 from tests.torture import checker, mutant, nemesis
 from tests.torture.checker import Violation
@@ -54,7 +55,8 @@ class Run:
         try:
             self.world.start()
             return self._rounds()
-        except Stuck as stuck:
+        except (Stuck, NodeDown) as stuck:
+            self.world.look_around()
             return self.judge() or [Violation(f"{self.world.about}: {stuck}", ())]
         except KeyboardInterrupt:
             self.world.say("interrupted: judged is what there is")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from tests.lab import cluster, node_server
 from tests.lab.cluster import Service
 from tests.lab.lab import Lab
-from tests.lab.node import Job, Node, Result
+from tests.lab.node import Job, Node, NodeDown, Result
 from tests.torture.checker import Outage
 from tests.torture.history import History, Reader
 
@@ -29,6 +29,11 @@ AGAIN = 1.0
 #: Seconds for a service to be whole after whatever was done to it.
 WHOLE = 60.0
 REFUSED, NOT_HERE = 3, 5
+LOOK_AROUND = """
+uptime; ps axo pid,stat,wchan:30,etimes,args; cat /proc/locks /proc/mounts; ss -tan; ip neigh; ip -o address
+dmesg | tail -n 60
+for pid in $(ps axo pid,stat | awk '$2 ~ /D/ { print $1 }'); do echo "$pid"; cat "/proc/$pid/stack"; done
+"""
 
 
 class Stuck(Exception):
@@ -154,6 +159,16 @@ class World:
                 self._read_to[number] += len(whole) + (1 if whole else 0)
                 self._readers[number].read(whole.decode().splitlines())
         return self.history
+
+    def look_around(self) -> None:
+        """Note how every node is, for whoever looks into what got stuck; one that does not answer hangs."""
+        for node in (*self.servers, *self.clients):
+            try:
+                found = node.run("sh", "-c", LOOK_AROUND, deadline=20)
+            except NodeDown as down:
+                self.say(f"    {down}")
+            else:
+                (self.lab.logs / f"{node.name}.around.log").write_text(str(found))
 
     # -- taking over and letting go ------------------------------------------------------------------------
 
