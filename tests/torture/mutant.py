@@ -7,6 +7,7 @@
     exports     clients are told before anything is exported (the order of 2006)
     proof       who serves, by the owner record and by what can be seen, is not asked
     durability  records are not durable when a lock is granted (``consistency = "async"`` in the service's file)
+    fence       a node that was called fenced is on the network when it wakes (in nemesis.py)
     naive       not nlmfo at all: what people script by hand (naive.sh)
 
 A kernel >= 6.4 has statd forget each client when nfsd is stopped. The lab's is older; so the callout is run as statd
@@ -17,11 +18,13 @@ from __future__ import annotations
 
 from typing import Any
 
-NAMES = ("grace", "freeze", "forgetful", "exports", "proof", "durability", "naive")
+NAMES = ("grace", "freeze", "forgetful", "exports", "proof", "durability", "fence", "naive")
+
+ELSEWHERE = ("durability", "fence", "naive")
 
 
 def apply(name: str) -> None:
-    """Change nlmfo in this process; ``durability`` and ``naive`` are not made here."""
+    """Change nlmfo in this process; ELSEWHERE is not made here."""
     {"grace": _grace, "freeze": _freeze, "forgetful": _forgetful, "exports": _exports, "proof": _proof}[name]()
 
 

@@ -2,7 +2,7 @@
 """What goes wrong: each function is one round's trouble, with chances of its own that follow from the seed.
 
 Each leaves services with an owner or without one, nodes on or off, cables in or out: the world is put in order after
-it. Fencing is the lab's power switch, but for ``hang_and_wake``.
+it. Fencing is the lab's power switch; in ``hang_and_wake`` it is the network's and the storage's.
 """
 
 from __future__ import annotations
@@ -283,9 +283,10 @@ def hang(world: World, chance: random.Random) -> None:
 
 
 def hang_and_wake(world: World, chance: random.Random) -> None:
-    """The owner hangs, loses its disks but not its power, is called fenced, and wakes: it must not serve again.
+    """The owner hangs, is fenced from disks and network but keeps its power, and wakes: it must not serve again.
 
-    File systems that were frozen as it stopped stand for a storage fabric that shuts it out.
+    File systems that were frozen as it stopped stand for a storage fabric that shuts it out. When its cable is back it
+    has to have stood down by itself. ``--mutation fence`` leaves the cable in, and then clients meet two servers.
     """
     _, owner, _ = _owned(world, chance)
     lost = world.owned_by(owner)
@@ -293,6 +294,8 @@ def hang_and_wake(world: World, chance: random.Random) -> None:
         for partition in (service.mountpoint, f"/srv/nlmfo/{service.name}"):
             owner.shell(f"fsfreeze -f {partition}")
     owner.hang()
+    if world.stage.mutation != "fence":
+        world.lab.unplug(owner)
     world.take_all([(each, chance.choice(world.others(owner))) for each in lost], fenced=owner)
     time.sleep(chance.uniform(0, 5))
     owner.resume()
@@ -301,6 +304,8 @@ def hang_and_wake(world: World, chance: random.Random) -> None:
         if time.monotonic() > end:
             raise Stuck(f"{owner.name} has woken and serves {answers} for {STAND_DOWN:g} s")
         time.sleep(0.5)
+    world.lab.plug(owner)
+    time.sleep(chance.uniform(1, 5))
     owner.cut_power()
 
 

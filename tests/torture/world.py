@@ -15,6 +15,7 @@ from tests.lab import cluster, node_server
 from tests.lab.cluster import Service
 from tests.lab.lab import Lab
 from tests.lab.node import Job, Node, NodeDown, Result
+from tests.torture import mutant
 from tests.torture.checker import Outage
 from tests.torture.history import History, Reader
 
@@ -113,7 +114,7 @@ class World:
             node_server.start(server, GRACE)
         if mutation == "naive":
             server.shell("cp /lab/checkout/tests/torture/naive.sh /usr/local/bin/nlmfo")
-        elif mutation and mutation != "durability":
+        elif mutation and mutation not in mutant.ELSEWHERE:
             # Each Python that starts looks for this module, so the keeper is changed as well.
             server.shell(
                 f"echo 'from tests.torture import mutant; mutant.apply(\"{mutation}\")' >"
