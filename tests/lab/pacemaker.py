@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -94,5 +95,6 @@ def crm_mon(server: Node) -> str:
 
 
 def runs_on(server: Node, resource: str) -> bool:
-    """Whether Pacemaker on that node says that the resource is up there."""
-    return f"{resource}\t(ocf:nlmfo:nlmfo):\t Started {server.name}\n" in crm_mon(server)
+    """Whether Pacemaker on that node says that the resource is up there; it may be at work on it ("(Monitoring)")."""
+    line = rf"{resource}\t\(ocf:nlmfo:nlmfo\):\t Started {server.name}( \(.*\))?\n"
+    return re.search(line, crm_mon(server)) is not None

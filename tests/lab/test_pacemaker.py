@@ -8,6 +8,7 @@ fail, and cuts the power of both nodes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 
@@ -98,10 +99,7 @@ def test_under_pacemaker_no_lock_is_lost_and_only_fencing_passes_for_proof(lab: 
     made = Cluster(scene, PowerSwitch(lab.registry / "power", {server.name: server for server in scene.servers}))
     (lab.registry / "services").mkdir()
     lab.boot(seconds=test_full_node.BOOT)
-    for server in scene.servers:
-        installed.install(server)
-        cluster.write_configuration(server, scene.service)
-        pacemaker.install(server)
+    cluster.at_once(*(partial(set_up, server, scene.service) for server in scene.servers))
     cluster.make_export(a, scene.service)
     pacemaker.start(scene.servers)
     pacemaker.await_members(scene.servers)
@@ -118,6 +116,12 @@ def test_under_pacemaker_no_lock_is_lost_and_only_fencing_passes_for_proof(lab: 
         nothing_moves_back_when_the_fenced_node_returns(made, a, b)
         a_stop_that_fails_is_fenced_and_that_is_the_proof(made, b, a)
         after_a_power_cut_of_both_it_starts_where_it_was(made, a, b)
+
+
+def set_up(server: Node, service: cluster.Service) -> None:
+    installed.install(server)
+    cluster.write_configuration(server, service)
+    pacemaker.install(server)
 
 
 def it_starts_and_moves(made: Cluster, a: Node, b: Node) -> None:
