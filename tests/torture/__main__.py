@@ -10,7 +10,7 @@ import secrets
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests.lab.lab import Lab
@@ -72,9 +72,9 @@ class Run:
                 return found
         return self._calm() or self.judge()
 
-    def _deal(self) -> itertools.chain[Trouble]:
+    def _deal(self) -> Iterator[Trouble]:
         dealt = nemesis.deal(self.world.seed)
-        return itertools.chain(trouble for trouble in dealt if not self._only or trouble.__name__ in self._only)
+        return (trouble for trouble in dealt if not self._only or trouble.__name__ in self._only)
 
     def _round(self, number: int, trouble: Trouble) -> None:
         self.world.about = trouble.__name__
@@ -124,6 +124,8 @@ def main(words: Sequence[str]) -> int:
 
     stage = Stage(chosen.servers, chosen.clients, chosen.isolation, chosen.mutation)
     again = f"--seed {seed} --servers {stage.servers} --clients {stage.clients} --isolation {stage.isolation}"
+    again += f" --mutation {stage.mutation}" * bool(stage.mutation)
+    again += "".join(f" --only {trouble}" for trouble in chosen.only or ())
     say(f"torture: {again} --rounds {chosen.rounds}")
     logs: Path = CACHE / f"logs/torture-{stage.isolation}-{seed}"
     with Lab(logs) as lab:

@@ -92,7 +92,7 @@ class History:
     holds: list[Hold] = field(default_factory=list)
     probes: list[Probe] = field(default_factory=list)
     wrongs: list[Wrong] = field(default_factory=list)
-    #: When each process said anything that ended an operation: granted, refused, freed, answered.
+    #: When each process said that an operation of its had ended, whatever it was.
     progress: dict[str, list[float]] = field(default_factory=dict)
     #: Seconds by which the times of two clients may differ: what overlaps for less is no evidence.
     clocks: float = CLOCKS
@@ -142,7 +142,7 @@ class Reader:
             self._history.wrongs.append(Wrong(f"the kernel of client {self._client}", event["kernel"], at))
             return
         process = event["p"]
-        if event.keys() & {"held", "refused", "freed", "probe", "alive", "synced"}:
+        if event.keys() & {"held", "refused", "freed", "probe", "alive", "synced", "read"}:
             self._history.progress.setdefault(process, []).append(at)
         if "wrong" in event:
             self._history.wrongs.append(Wrong(process, event["wrong"], at))
