@@ -117,8 +117,8 @@ def values_of_nobody(history: History) -> Iterator[Violation]:
 
     A client whose power was cut may have written once more than its log says: the next value, then.
     """
-    writes = _by_slot(history.writes())
-    for (file, slot), reads in _by_slot(history.reads()).items():
+    writes, until = _by_slot(history.writes()), history.whole_until()
+    for (file, slot), reads in _by_slot(read for read in history.reads() if read.at <= until).items():
         written = {(write.value, write.process) for write in writes.get((file, slot), ())}
         values = {value for value, _ in written} | {0}
         for read in reads:
@@ -141,7 +141,9 @@ class Count:
 
 def count(history: History) -> Count:
     """Of each register the highest value that anybody read, or was told to be on disk."""
-    writes, reads = _by_slot(history.writes()), _by_slot(history.reads())
+    until = history.whole_until()
+    writes = _by_slot(write for write in history.writes() if write.begun <= until)
+    reads = _by_slot(read for read in history.reads() if read.at <= until)
     final = acknowledged = unknown = 0
     for slot in writes.keys() | reads.keys():
         mine = writes.get(slot, [])

@@ -94,9 +94,15 @@ class History:
     wrongs: list[Wrong] = field(default_factory=list)
     #: When each process said that an operation of its had ended, whatever it was.
     progress: dict[str, list[float]] = field(default_factory=dict)
+    #: Until when each client's log is there: it comes a moment late.
+    logged: dict[str, float] = field(default_factory=dict)
     #: Seconds by which the times of two clients may differ: what overlaps for less is no evidence.
     clocks: float = CLOCKS
     refusals: dict[str, int] = field(default_factory=dict)
+
+    def whole_until(self) -> float:
+        """Before this, what any client did is known, if it was not cut off."""
+        return min(self.logged.values(), default=0.0)
 
     def reads(self) -> list[Read]:
         return [read for hold in self.holds for read in hold.reads]
@@ -138,6 +144,7 @@ class Reader:
 
     def _take(self, event: dict[str, Any]) -> None:
         at = self._by_host(event["at"])
+        self._history.logged[self._client] = at
         if "kernel" in event:
             self._history.wrongs.append(Wrong(f"the kernel of client {self._client}", event["kernel"], at))
             return

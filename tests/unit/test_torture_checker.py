@@ -58,10 +58,14 @@ class Log:
         every = [event for events in self.events.values() for event in events]
         return next((e["p"] for e in every if e.get("write") == value and e["slot"] == slot), "")
 
-    def history(self) -> History:
+    def history(self, *, lagging: str = "", until: float = 0.0) -> History:
+        """Of all that was said; of one client what it said ``until`` then."""
         history = History()
         for client, events in self.events.items():
-            Reader(client, history).read(json.dumps(event) for event in events)
+            clock = events[0]["clock"]
+            last = {"p": f"{client}/home/nobody", "at": 9000.0 - clock}
+            arrived = [e for e in events if client != lagging or e.get("at", 0.0) <= until - clock]
+            Reader(client, history).read(json.dumps(e) for e in (arrived if client == lagging else [*arrived, last]))
         return history
 
     def found(self) -> list[str]:
@@ -170,6 +174,14 @@ def test_one_write_that_its_client_could_not_log_is_believed_and_two_are_not(log
     assert log.found() == []
     log.read(B, 2, 1003.0, 7, A)
     assert f"home/counter, slot 0: nobody can have written 7 of '{A}'" in log.found()
+
+
+def test_what_a_client_did_that_has_not_arrived_yet_is_no_violation(log: Log) -> None:
+    for value in range(1, 6):
+        log.increment(A, value, 1000.0 + value, value)
+    log.increment(B, 1, 1010.0, 6)
+    assert log.found() == []
+    assert checker.violations(log.history(lagging="0", until=1003.5)) == []
 
 
 def test_what_no_process_writes_is_damage(log: Log) -> None:
