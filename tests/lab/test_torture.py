@@ -1,16 +1,30 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A short part of ``make torture``, its seed always the same; and its checker sees what it is there for."""
+"""A short part of ``make torture``, its seed always the same; and its checker sees what it is there for.
+
+By default one safety step is taken out; NLMFO_TESTS=all takes out each in turn, and has the naive way, too.
+"""
 
 from __future__ import annotations
 
 import pytest
 
 from tests.lab.lab import Lab
+from tests.sampling import EVERYTHING
 from tests.torture.__main__ import Run
 from tests.torture.world import Stage, World
 
 SEED = "make test"
 ROUNDS = 4
+#: What goes wrong without each safety step (tests/torture/mutant.py), and in how many rounds at the most.
+FOUND_IN = {
+    "grace": (3, "move", "power_cut"),
+    "exports": (3, "move", "power_cut"),
+    "freeze": (4, "move"),
+    "durability": (5, "newcomer"),
+    "proof": (6, "impatience", "hang"),
+    "fence": (5, "hang_and_wake"),
+    "naive": (3, "move", "power_cut"),
+}
 
 
 def run(lab: Lab, stage: Stage, rounds: int, *only: str) -> Run:
@@ -26,5 +40,10 @@ def test_no_lock_is_granted_twice_and_no_increment_is_lost_in_rounds_of_trouble(
 
 
 @pytest.mark.timeout(900)
-def test_the_same_is_found_out_when_grace_is_over_before_clients_are_told(lab: Lab) -> None:
-    assert run(lab, Stage(mutation="grace"), ROUNDS, "move", "power_cut").go() != []
+@pytest.mark.parametrize("mutation", FOUND_IN if EVERYTHING else ["grace"])
+def test_without_one_safety_step_the_clients_find_out(lab: Lab, mutation: str) -> None:
+    rounds, *only = FOUND_IN[mutation]
+    without = run(lab, Stage(mutation=mutation), int(rounds), *map(str, only))
+    found = without.go()
+    assert found != []
+    assert not found[0].what.startswith("stuck"), found[0]

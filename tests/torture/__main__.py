@@ -57,7 +57,7 @@ class Run:
             return self._rounds()
         except (Stuck, NodeDown) as stuck:
             self.world.look_around()
-            return self.judge() or [Violation(f"{self.world.about}: {stuck}", ())]
+            return self.judge() or [Violation(f"stuck in {self.world.about}: {stuck}", ())]
         except KeyboardInterrupt:
             self.world.say("interrupted: judged is what there is")
             return self.judge()
