@@ -25,7 +25,10 @@ ELSEWHERE = ("durability", "fence", "naive")
 
 def apply(name: str) -> None:
     """Change nlmfo in this process; ELSEWHERE is not made here."""
+    import nlmfo
+
     {"grace": _grace, "freeze": _freeze, "forgetful": _forgetful, "exports": _exports, "proof": _proof}[name]()
+    nlmfo.__version__ += f" without {name}"
 
 
 def _put(where: Any, name: str, instead: object) -> None:

@@ -115,11 +115,12 @@ class World:
         if mutation == "naive":
             server.shell("cp /lab/checkout/tests/torture/naive.sh /usr/local/bin/nlmfo")
         elif mutation and mutation not in mutant.ELSEWHERE:
-            # Each Python that starts looks for this module, so the keeper is changed as well.
-            server.shell(
-                f"echo 'from tests.torture import mutant; mutant.apply(\"{mutation}\")' >"
-                " $(echo /opt/nlmfo/lib/python3*/site-packages)/sitecustomize.py"
-            )
+            # Whatever Python starts there begins with this line, so the keeper is changed as well. After the
+            # one that says where the checkout is.
+            line = f"import tests.torture.mutant; tests.torture.mutant.apply('{mutation}')"
+            server.shell(f'echo "{line}" > $(echo /opt/nlmfo/lib/python3*/site-packages)/mutation.pth')
+            if mutation not in server.check("nlmfo", "--version"):
+                raise Stuck(f"{server.name}: nlmfo is not changed")
 
     def set_up_client(self, number: int) -> None:
         """Its NSM state outlives it, on a disk; so the servers are told when it has booted."""
