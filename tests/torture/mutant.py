@@ -38,13 +38,14 @@ def _put(where: Any, name: str, instead: object) -> None:
 
 def _grace() -> None:
     from nlmfo.host import own_nfsd
-    from nlmfo.kernel import grace
+    from nlmfo.kernel import grace, lockd, nfsd
 
     start = own_nfsd.start
 
     def started(namespaces: Any, service: Any) -> None:
         start(namespaces, service)
-        namespaces.call(grace.end)
+        namespaces.call(nfsd.end_v4_grace)
+        namespaces.call(lockd.end_grace)
 
     _put(own_nfsd, "start", started)
     _put(grace, "on", lambda **_: True)
