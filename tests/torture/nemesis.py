@@ -70,7 +70,7 @@ def newcomer(world: World, chance: random.Random) -> None:
     _, owner, _ = _owned(world, chance)
     owned = {service.name for service in world.owned_by(owner)}
     number = chance.randrange(len(world.clients))
-    world.rename_client(number)
+    before = world.rename_client(number)
     since, end = len(world.read().holds), time.monotonic() + FIRST_LOCK
 
     def locked() -> bool:
@@ -82,6 +82,7 @@ def newcomer(world: World, chance: random.Random) -> None:
             raise Stuck(f"client {number} has a new address, and no lock after {FIRST_LOCK:g} s")
         time.sleep(0.02)
     world.fail_over(owner, chance)
+    world.clients[number].shell(f"ip address add {before}/24 dev eth0")
 
 
 def crossing(world: World, chance: random.Random) -> None:
@@ -213,8 +214,7 @@ def client_reboot(world: World, chance: random.Random) -> None:
     else:
         client.cut_power()
         world.fail_over(owner, chance)
-    world.lab.boot(client)
-    world.set_up_client(number)
+    world.boot_client(number)
 
 
 def client_unplugged(world: World, chance: random.Random) -> None:

@@ -87,6 +87,8 @@ class World:
         self._fresh: set[str] = set()
         self._work: dict[int, Job] = {}
         self._renamed = 0
+        #: The address of each client that has another one than it booted with.
+        self._address: dict[int, str] = {}
 
     # -- setting up ----------------------------------------------------------------------------------------
 
@@ -134,19 +136,32 @@ class World:
         words = (str(number), str(len(self.clients)), self.seed, "/lab/share/history.jsonl", *mounts)
         self._work[number] = client.start("/usr/bin/python3", "-B", WORKLOAD, *words, deadline=86400, stream=False)
 
-    def rename_client(self, number: int) -> None:
-        """End its work, give it an address that no server has seen, and let it begin anew; it keeps the old ones."""
+    def boot_client(self, number: int) -> None:
+        """After a power cut: it has the address that it boots with, and answers at another one that it had."""
+        client = self.clients[number]
+        self.lab.boot(client)
+        if number in self._address:
+            client.shell(f"ip address add {self._address.pop(number)}/24 dev eth0")
+        self.set_up_client(number)
+
+    def rename_client(self, number: int) -> str:
+        """End its work, give it another address, that no server has seen, and let it begin anew; its address of before.
+
+        Without that it is told at the new one or not at all.
+        """
         client, work = self.clients[number], self._work[number]
         work.signal(signal.SIGKILL)
         work.wait(WHOLE)
         self._renamed += 1
-        address = f"10.10.0.{200 + self._renamed % 50}"
+        before = self._address.get(number) or f"10.10.0.{len(self.servers) + number + 1}"
+        after = self._address[number] = f"10.10.0.{200 + self._renamed % 50}"
         mountpoints = " ".join(f"/mnt/{service.name}" for service in self.services)
         client.shell(
-            f"umount {mountpoints}; ip address add {address}/24 dev eth0;"
-            f"ip route replace 10.10.0.0/24 dev eth0 src {address}"
+            f"umount {mountpoints}; echo 1 > /proc/sys/net/ipv4/conf/eth0/promote_secondaries;"
+            f"ip address add {after}/24 dev eth0; ip address del {before}/24 dev eth0"
         )
         self.set_up_client(number)
+        return before
 
     # -- what clients say ----------------------------------------------------------------------------------
 
