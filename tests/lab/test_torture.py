@@ -23,7 +23,7 @@ FOUND_IN = {
     "durability": (5, "newcomer"),
     "proof": (6, "impatience", "hang"),
     "fence": (5, "hang_and_wake"),
-    "naive": (3, "move", "power_cut"),
+    "naive": (12, "move", "power_cut"),
 }
 
 

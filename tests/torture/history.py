@@ -10,6 +10,8 @@ from typing import Any
 
 #: Seconds by which the times of two clients differ at the least: each reads its clock a moment after the fact.
 CLOCKS = 0.01
+#: Seconds by which something that a client says may come before what another of its processes has said earlier.
+OVERTAKES = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ class History:
 
     def whole_until(self) -> float:
         """Before this, what any client did is known, if it was not cut off."""
-        return min(self.logged.values(), default=0.0)
+        return min(self.logged.values(), default=0.0) - OVERTAKES
 
     def reads(self) -> list[Read]:
         return [read for hold in self.holds for read in hold.reads]

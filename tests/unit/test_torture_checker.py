@@ -182,6 +182,9 @@ def test_what_a_client_did_that_has_not_arrived_yet_is_no_violation(log: Log) ->
     log.increment(B, 1, 1010.0, 6)
     assert log.found() == []
     assert checker.violations(log.history(lagging="0", until=1003.5)) == []
+    overtaken = log.history(lagging="0", until=1003.5)
+    overtaken.logged["0"] = 1012.0
+    assert checker.violations(overtaken) == []
 
 
 def test_what_no_process_writes_is_damage(log: Log) -> None:
