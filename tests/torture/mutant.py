@@ -6,7 +6,7 @@
     forgetful   only what those kernels do, with the records frozen: nothing must come of it
     exports     clients are told before anything is exported (the order of 2006)
     proof       who serves, by the owner record and by what can be seen, is not asked
-    durability  records are not durable when a lock is granted (``consistency = "async"`` in the service's file)
+    durability  nothing that nlmfo or its callout writes is brought to the disk before others go on
     fence       a node that was called fenced is on the network when it wakes (in nemesis.py)
     naive       not nlmfo at all: what people script by hand (naive.sh)
 
@@ -20,14 +20,16 @@ from typing import Any
 
 NAMES = ("grace", "freeze", "forgetful", "exports", "proof", "durability", "fence", "naive")
 
-ELSEWHERE = ("durability", "fence", "naive")
+#: Not made here: of the nemesis, and a script.
+ELSEWHERE = ("fence", "naive")
 
 
 def apply(name: str) -> None:
     """Change nlmfo in this process; ELSEWHERE is not made here."""
     import nlmfo
 
-    {"grace": _grace, "freeze": _freeze, "forgetful": _forgetful, "exports": _exports, "proof": _proof}[name]()
+    changes = (_grace, _freeze, _forgetful, _exports, _proof, _durability)
+    next(change for change in changes if change.__name__ == f"_{name}")()
     nlmfo.__version__ += f" without {name}"
 
 
@@ -107,3 +109,21 @@ def _proof() -> None:
 
     _put(proof, "of_absence", absent)
     _put(NetnsActions, "_look_for_another_server", lambda *_: "nobody looks")
+
+
+def _durability() -> None:
+    import os
+    from pathlib import Path
+
+    from nlmfo.host import view
+
+    original, changed = view.callout_program().with_name("nlmfo-callout"), Path("/run/callout-without-sync")
+    if original.parent.name == "build":  # the script does the same, and can be changed
+        original = original.parent.parent / original.name
+    if not changed.exists():
+        first, _, rest = original.read_text().partition("\n")
+        changed.write_text(f"{first}\nsync() {{ :; }}\n{rest}")
+        changed.chmod(0o755)
+    _put(view, "callout_program", lambda: changed)
+    for name in ("fsync", "fdatasync"):
+        _put(os, name, lambda _: None)

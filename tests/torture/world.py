@@ -71,8 +71,6 @@ class World:
 
     def __post_init__(self) -> None:
         settings = {"isolation": f'"{self.stage.isolation}"'}
-        if self.stage.mutation == "durability":
-            settings["consistency"] = '"async"'
         self.services = [
             cluster.make_service(self.lab, name, [f"10.10.0.{100 + number}/24"], 1000 + number, grace=GRACE, **settings)
             for number, name in enumerate(("home", "mail"))
