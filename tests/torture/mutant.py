@@ -117,7 +117,7 @@ def _durability() -> None:
 
     from nlmfo.host import view
 
-    original, changed = view.callout_program().with_name("nlmfo-callout"), Path("/run/callout-without-sync")
+    original, changed = view.callout_program().with_name("nlmfo-callout"), Path("/opt/callout-without-sync")
     if original.parent.name == "build":  # the script does the same, and can be changed
         original = original.parent.parent / original.name
     if not changed.exists():
