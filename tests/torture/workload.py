@@ -278,8 +278,10 @@ def main(client: int, clients: int, seed: str, log: Path, directories: list[Path
         attempt_mkdir(directory / "names")
         for name, once in workers(client, clients).items():
             if os.fork() == 0:
+                os.close(out)  # without whoever writes the log they end as well
                 work(Process(f"{client}/{directory.name}/{name}", seed, directory, into), once)
     os.set_blocking(out, False)
+    log.with_name("clock").unlink(missing_ok=True)  # of a life that was cut off
     kernel = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
     append(log, '{"begun": true}\n' + clock(log.with_name("clock")))
     compared = time.monotonic()
