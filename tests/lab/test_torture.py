@@ -15,12 +15,12 @@ from tests.torture.world import Stage, World
 
 SEED = "make test"
 ROUNDS = 4
-#: What goes wrong without each safety step (tests/torture/mutant.py), and in how many rounds at the most.
+#: What goes wrong without each safety step (tests/torture/mutant.py), and in how many rounds at the most. "durability" is
+#: not here: what was found without it was not for want of it.
 FOUND_IN = {
     "grace": (3, "move", "power_cut"),
     "exports": (3, "move", "power_cut"),
     "freeze": (4, "move"),
-    "durability": (5, "newcomer"),
     "proof": (6, "impatience", "hang"),
     "fence": (5, "hang_and_wake"),
     "naive": (12, "move", "power_cut"),
