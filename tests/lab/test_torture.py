@@ -15,8 +15,8 @@ from tests.torture.world import Stage, World
 
 SEED = "make test"
 ROUNDS = 4
-#: What goes wrong without each safety step (tests/torture/mutant.py), and in how many rounds at the most. "durability" is
-#: not here: what was found without it was not for want of it.
+#: What goes wrong without each safety step (tests/torture/mutant.py), and in how many rounds at the most. Not here is
+#: "durability": what was found without it was not for want of it.
 FOUND_IN = {
     "grace": (3, "move", "power_cut"),
     "exports": (3, "move", "power_cut"),
