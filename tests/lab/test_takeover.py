@@ -14,7 +14,7 @@ from tests.lab import cluster
 from tests.lab.cluster import Service
 from tests.lab.lab import Lab
 from tests.lab.node import Node
-from tests.lab.witness import Contender, Holder, await_true, held_on, lost_by
+from tests.lab.witness import WORKLOAD, Contender, Holder, await_true, held_on, lost_by
 from tests.workload.holder import LOCKS
 
 #: Seconds within which a reclaimed lock is in the new server's lock table.
@@ -153,14 +153,18 @@ def test_one_of_two_services_on_a_node_moves_and_the_other_ones_clients_notice_n
     assert stayer.longest_pause(0) < cluster.GRACE / 2
 
 
+#: Which step of a takeover that is, of a service with two partitions.
+BEFORE_EXPORT = 9
+
+
 def test_a_takeover_that_is_killed_half_way_is_mended_by_the_next_one(lab: Lab) -> None:
     service = cluster.make_service(lab, "home", ["10.10.0.100/24"], 1234)
     a, b = (lab.node(name, disks=cluster.disks(service)) for name in ("a", "b"))
     cluster.prepare(lab, [a, b], service)
-    run = a.start("nlmfo", "takeover", "home")
-    await_true("a partition to be mounted", lambda: a.run("mountpoint", "-q", service.mountpoint).status == 0, 60)
-    run.signal(signal.SIGKILL)
-    assert run.wait(60).status == -signal.SIGKILL
+    cut_off = ("/opt/nlmfo/bin/python", "-B", f"{WORKLOAD}/cut_off.py", str(BEFORE_EXPORT), "kill")
+    run = a.run(*cut_off, "takeover", "home", deadline=cluster.COMMAND)
+    assert run.status == -signal.SIGKILL
+    assert run.out.splitlines()[-1].startswith("cut off before export"), run.out
     assert "PARTLY" in cluster.nlmfo(a, "status").out
     assert cluster.nlmfo(b, "takeover", "home").status == 3
     cluster.takeover(a, service)
