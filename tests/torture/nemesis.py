@@ -134,8 +134,7 @@ def killed_run(world: World, chance: random.Random) -> None:
     if chance.random() < 0.5:
         world.take(service, target)
     else:
-        target.cut_power()
-        world.take(service, owner, fenced=target)
+        _cut_and_take_back(world, service, target, owner)
 
 
 def _kill_within(job: Job, chance: random.Random) -> None:
@@ -145,15 +144,20 @@ def _kill_within(job: Job, chance: random.Random) -> None:
     job.wait(30)
 
 
+def _cut_and_take_back(world: World, service: Service, target: Node, owner: Node) -> None:
+    """The node that was to have the service dies, with what it served before; who let go of it serves all of that."""
+    lost = [service, *world.owned_by(target)]
+    target.cut_power()
+    world.take_all([(each, owner) for each in lost], fenced=target)
+
+
 def cut_takeover(world: World, chance: random.Random) -> None:
     """The node that takes over dies meanwhile, and the one that let go takes it back."""
     service, owner, target = _owned(world, chance)
     world.release(service, owner)
     world.start_takeover(service, target)
     time.sleep(chance.uniform(*MIDDLE))
-    lost = [service, *world.owned_by(target)]
-    target.cut_power()
-    world.take_all([(each, owner) for each in lost], fenced=target)
+    _cut_and_take_back(world, service, target, owner)
 
 
 def cut_again(world: World, chance: random.Random) -> None:
