@@ -9,17 +9,20 @@ records frozen. From then on:
 - while clients are owed a notice it sends them (nlmfo.failover.notices), compares the locks of before with those that
   are held again, and ends grace when it may (nlmfo.failover.grace).
 
+While the storage hangs, so does that; whether this node still owns the service is asked beside it then.
+
 A takeover that was killed after the address came up needs nobody for that: whoever has a record is told. The run that
 started it wakes it through a socket; a wake-up that is missed costs a moment, because it looks by itself as well.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import select
 import socket
+import threading
 import time
-from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from pathlib import Path
 
@@ -35,13 +38,13 @@ from nlmfo.failover.place import Place
 from nlmfo.failover.progress import Progress
 from nlmfo.failover.reclaims import Reclaims, held_now
 from nlmfo.failover.senders import sender_of
+from nlmfo.failover.tickles import Tickles
 from nlmfo.host import daemons
 from nlmfo.host.node import Node
-from nlmfo.host.tickle import tickle
 from nlmfo.kernel import grace, sockdiag, syscalls
 from nlmfo.records.callout import callout_addresses
-from nlmfo.records.connections import read_connections, write_connections
-from nlmfo.records.layout import Address
+from nlmfo.records.connections import write_connections
+from nlmfo.records.listening import Listener, write_listening
 from nlmfo.records.locks import LockSnapshot, read_locks, write_locks
 
 #: Seconds between two rounds of what is not urgent: the longest that a snapshot can lag behind, but for its writing.
@@ -51,8 +54,6 @@ INTERVAL = 5.0
 HEAD_START = 3.0
 #: Seconds between two looks while clients come back, and while any is owed a notice that does not answer.
 BUSY, PATIENT = 0.1, 1.0
-#: Seconds after which clients are tickled once more: they answer once in half a second (tcp_invalid_ratelimit).
-TICKLES = (1.0, 2.5)
 #: What a run says to have it look at once, and that everything answers by now for the generation that it names.
 READY = b"ready "
 #: What ``nlmfo notify`` says to have it tell one client without waiting for its turn, or everybody, who has no name.
@@ -69,6 +70,7 @@ class Keep:
         self.sink = sink
         self.service = service
         self.place = Place.of(service)
+        self._addresses = tuple(address.ip for address in service.addresses)
         self.keeper = Keeper(service, self.place)
         self.notices = Notices(self.keeper, sender_of(service, self.place.progress.parent))
         self.wake = _wake_socket(self.place)
@@ -76,37 +78,65 @@ class Keep:
         self._next_round = 0.0
         self._head_start: Deadline | None = None
         self._was_in_grace = False
-        self._tickles = _Tickles(service, 0)
+        self._tickles = Tickles(service, 0)
+        self._listening: frozenset[Listener] = frozenset()
+        #: The number of the round that goes on; 0 between two, and before the first.
+        self._under_way = 0
+        self._standing_down, self._over = threading.Lock(), threading.Event()
         self._said = ""
         self._ready = 0
         self._published: Progress | None = None
-        self._noted: object = None
+        self._noted_ends: object = None
+        self._noted_locks: object = None
 
     def run(self) -> None:
         """Until another node owns the service."""
         run.load()
         syscalls.reserve_memory()
-        while True:
+        threading.Thread(target=self._watch, daemon=True).start()
+        numbers = itertools.count(1)
+        while not self._over.is_set():
             pause, problem = PATIENT, ""
             try:
                 frozen = self._frozen()
                 if frozen is not None and self._may_begin():
+                    self._under_way = next(numbers)
                     round_is_due = time.monotonic() >= self._next_round
                     if round_is_due:
                         self._next_round = time.monotonic() + INTERVAL
-                        successor = standdown.successor(self.config, self.service)
-                        if successor is not None:
-                            standdown.stand_down(self.service)
-                            self.sink(StoodDown(self.service.name, successor.node, successor.epoch))
+                        if self._stands_down():
                             return
                     if frozen:
-                        self._noted = None
+                        self._noted_ends = self._noted_locks = None
                     else:
                         pause, problem = self._look(whole=round_is_due)
             except (NlmfoError, OSError) as error:
                 problem = str(error)
+            self._under_way = 0
             self._say(problem)
             self._wait(pause)
+
+    def _watch(self) -> None:
+        """Beside ``run``: while that hangs, because the storage was taken from this node, ask who owns the service."""
+        before = 0
+        while not self._over.wait(INTERVAL):
+            stuck = self._under_way
+            if stuck and stuck == before:
+                with suppress(NlmfoError, OSError):  # it is asked again
+                    self._stands_down()
+            before = stuck
+
+    def _stands_down(self) -> bool:
+        """Whether another node owns the service; nothing of it answers here then."""
+        with self._standing_down:
+            if not self._over.is_set():
+                successor = standdown.successor(self.config, self.service)
+                if successor is None:
+                    return False
+                standdown.stand_down(self.service)
+                self.sink(StoodDown(self.service.name, successor.node, successor.epoch))
+                self._over.set()
+            return True
 
     def _may_begin(self) -> bool:
         """Whether the run that is under way has called, or had its time: perhaps it was killed."""
@@ -118,15 +148,18 @@ class Keep:
         connections = sockdiag.established()
         seen = {(connection.local, str(connection.remote)) for connection in connections} | self.keeper.asking()
         in_grace = grace.on()
-        self._end_connections_of_before(connections)
+        here = frozenset(each for each in connections if each.local in self._addresses)
         ready = self._everything_answers()
         self.notices.sweep(seen, in_grace=in_grace, ready=ready)
+        self._end_connections_of_before(here)
         if ready:
-            in_grace = self._see_reclaims(in_grace=in_grace)
+            in_grace = self._see_reclaims(here, in_grace=in_grace)
         if whole:
             self.keeper.keep(connections)
-            if self.notices.told and not in_grace:  # until then the next owner has to know of the locks of before
-                self._note(connections)
+            settled = self.notices.told and not in_grace
+            self._note_ends(here, settled=settled)
+            if settled:  # until then the next owner has to know of the locks of before
+                self._note_locks()
         elif self._was_in_grace and not in_grace:
             self._next_round = 0.0  # and from now on those that are held
         self._was_in_grace = in_grace
@@ -134,13 +167,14 @@ class Keep:
             return BUSY, self.notices.problem
         return PATIENT if self.notices.owes_anybody or not self.notices.told else INTERVAL, self.notices.problem
 
-    def _end_connections_of_before(self, connections: tuple[sockdiag.Connection, ...]) -> None:
+    def _end_connections_of_before(self, here: frozenset[sockdiag.Connection]) -> None:
         """Clients that still wait for the server before this one come back at once; the run has told them once."""
         if self._tickles.number != self.notices.number:
-            self._tickles = _Tickles(self.service, self.notices.number)
-        self._tickles.again({(each.remote, each.remote_port) for each in connections})
+            self._tickles = Tickles(self.service, self.notices.number)
+            self._listening = frozenset()
+        self._tickles.again(here)
 
-    def _see_reclaims(self, *, in_grace: bool) -> bool:
+    def _see_reclaims(self, here: frozenset[sockdiag.Connection], *, in_grace: bool) -> bool:
         """Compare, end grace if it may end, and publish; whether grace is on still."""
         number, standings = self.notices.number, self.notices.standings()
         if self._reclaims is None or self._reclaims.number != number:
@@ -151,6 +185,8 @@ class Keep:
         if in_grace and not still and self._reclaims.all_back:
             self.notices.let_go_of_the_answered("it answered, and every lock is held again without it")
             standings = self.notices.standings()
+        if still:
+            self._tickles.search(standings, here, self._listens())
         found = self._reclaims.progress(standings, told=self.notices.told, in_grace=still, problem=self.notices.problem)
         if found != self._published:
             progress.write(self.place.progress, found)
@@ -179,15 +215,30 @@ class Keep:
             self._ready = number
         return True
 
-    def _note(self, connections: tuple[sockdiag.Connection, ...]) -> None:
-        """The locks and connections there are, for the next owner, if they are not what was noted last."""
-        ours = {address.ip for address in self.service.addresses}
-        found = (sorted(held_now(self.service)), {each for each in connections if each.local in ours})
-        if found != self._noted:
-            locks = LockSnapshot(self.notices.number, time.time(), exact=False, locks=tuple(found[0]))
-            write_connections(self.service.state, found[1])
+    def _listens(self) -> frozenset[Listener]:
+        """Where clients have their connections; asked once, as long as all goes well."""
+        if not self._listening:
+            with suppress(NlmfoError):  # a daemon that is being mended: it is asked again
+                ports = daemons.kernel_ports(Node(self.service.name), self.service, self._addresses[0])
+                self._listening = frozenset((address, port) for address in self._addresses for port in ports)
+        return self._listening
+
+    def _note_ends(self, here: frozenset[sockdiag.Connection], *, settled: bool) -> None:
+        """For the next owner, the connections there are and where there may be more; in grace also those of before."""
+        before = [] if settled else self._tickles.waiting(here)
+        found = (here, before, self._listens() | (frozenset() if settled else self._tickles.listening))
+        if found != self._noted_ends:
+            write_connections(self.service.state, [*here, *before])
+            write_listening(self.service.state, found[2])
+            self._noted_ends = found
+
+    def _note_locks(self) -> None:
+        """The locks there are, for the next owner, if they are not what was noted last."""
+        found = sorted(held_now(self.service))
+        if found != self._noted_locks:
+            locks = LockSnapshot(self.notices.number, time.time(), exact=False, locks=tuple(found))
             if write_locks(self.service.state, locks):
-                self._noted = found
+                self._noted_locks = found
 
     def _say(self, problem: str) -> None:
         """What goes wrong is said when it begins, not each time."""
@@ -206,21 +257,6 @@ class Keep:
             number = int(word.removeprefix(READY))
             if number != self._ready:  # from a run that has just made sure of all that a round looks for
                 self._ready, self._next_round = number, time.monotonic() + INTERVAL
-
-
-class _Tickles:
-    """The connections that clients had with the server before this one, told twice more: a packet may be lost."""
-
-    def __init__(self, service: Service, number: int) -> None:
-        addresses = [address.ip for address in service.addresses]
-        self.number = number
-        self._connections = read_connections(service.state, addresses) if number else ()
-        self._due = [time.monotonic() + seconds for seconds in TICKLES]
-
-    def again(self, connected: AbstractSet[tuple[Address, int]]) -> None:
-        if self._connections and self._due and time.monotonic() >= self._due[0]:
-            self._due.pop(0)
-            tickle(each for each in self._connections if (each.remote, each.remote_port) not in connected)
 
 
 def wake(path: Path, number: int) -> None:

@@ -28,7 +28,7 @@ from nlmfo.host import view
 from nlmfo.host.addresses import Address
 from nlmfo.host.namespaces import Namespaces
 from nlmfo.host.surroundings import Surroundings
-from nlmfo.notify import NotServing, null_call
+from nlmfo.notify import NotServing, null_call, tcp_port
 from nlmfo.plain import plain
 from nlmfo.run import spawn
 
@@ -179,6 +179,14 @@ def answering(place: Surroundings, wanted: Iterable[Program], address: Address) 
 def answer(place: Surroundings, wanted: Iterable[Program], address: Address) -> bool:
     """Whether every program answers now."""
     return all(_answers(place, program, address) for program in wanted)
+
+
+def kernel_ports(place: Surroundings, service: Service, address: Address) -> frozenset[int]:
+    """The TCP ports of nfsd and lockd, by rpcbind: where clients have connections that stay. Raises NlmfoError."""
+    wanted = [program for program in (NFS, NLM) if program in programs(service)]
+    return frozenset(
+        tcp_port(address, each.number, each.version, open_socket=place.open_socket, deadline=ANSWER) for each in wanted
+    )
 
 
 def _await(namespaces: Surroundings, wanted: Mapping[Program, Started | None], address: Address) -> None:

@@ -32,13 +32,13 @@ import socket
 import struct
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from ipaddress import IPv4Address, IPv6Address
 from itertools import count
 from pathlib import Path
 
-from nlmfo.records.connections import Ends
+from nlmfo.records.connections import Ends, Remembered
 
 Address = IPv4Address | IPv6Address
 OpenSocket = Callable[[int, int, int], socket.socket]
@@ -55,6 +55,9 @@ ACK = 0x10
 HALF = 1 << 31
 #: Of the network namespace of who reads it; not there without nf_conntrack.
 TRACKED = Path("/proc/sys/net/netfilter/nf_conntrack_count")
+#: From where Linux clients mount, and where their lockd speaks from (sunrpc.min_resvport and max_resvport), unless they
+#: mount with noresvport.
+RESERVED = range(665, 1024)
 #: Says nothing: who looks at it has found the numbers to be right.
 WINDOW = 1024
 HOPS = 64
@@ -98,6 +101,11 @@ def tickle(
                 if next(tried) % BURST == 0:
                     pause(PAUSE)
     return sent
+
+
+def from_reserved_ports(local: Address, port: int, client: Address) -> Iterator[Remembered]:
+    """Every connection that a client can have there as Linux makes them; to those it does not have it says no."""
+    return (Remembered(local, port, client, number) for number in RESERVED)
 
 
 def connections_are_tracked() -> bool:

@@ -13,8 +13,8 @@ names   what to send as our name  smnotify  sm_notify(): the same by sm-notify, 
 
 from nlmfo.notify.names import names_for
 from nlmfo.notify.notice import Notice, Outcome, Settings
-from nlmfo.notify.ping import NotServing, null_call
+from nlmfo.notify.ping import NotServing, null_call, tcp_port
 from nlmfo.notify.sender import notify
 from nlmfo.notify.wire import WireError
 
-__all__ = ["NotServing", "Notice", "Outcome", "Settings", "WireError", "names_for", "notify", "null_call"]
+__all__ = ["NotServing", "Notice", "Outcome", "Settings", "WireError", "names_for", "notify", "null_call", "tcp_port"]

@@ -6,7 +6,8 @@ from __future__ import annotations
 import math
 import random
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from nlmfo.deadline import Deadline
 from nlmfo.errors import DeadlineExceeded, NlmfoError
@@ -41,14 +42,35 @@ def null_call(
     One attempt, which ends early when the host says no: poll it while a daemon starts. ``protocol`` is "tcp"
     or "udp", ``deadline`` in seconds. Raises DeadlineExceeded without an answer, NotServing for any other.
     """
-    what = f"RPC program {program} version {version} at {address} over {protocol}"
     caller = _Caller(address, protocol, open_socket, Deadline(deadline))
-    try:
+    with _in_words(f"RPC program {program} version {version} at {address} over {protocol}", deadline):
         if port is None:
             port = rpcbind_port
             if program != wire.RPCBIND_PROGRAM:
                 port = caller.ask_port(rpcbind_port, program, version)
         wire.parse_void(caller.call(port, wire.null(program, version)))
+
+
+def tcp_port(
+    address: Address,
+    program: int,
+    version: int,
+    *,
+    open_socket: OpenSocket = socket.socket,
+    deadline: float,
+    rpcbind_port: int = wire.RPCBIND_PORT,
+) -> int:
+    """The port of a program, by the rpcbind at ``address``. Raises like ``null_call``."""
+    caller = _Caller(address, "tcp", open_socket, Deadline(deadline))
+    with _in_words(f"the port of RPC program {program} version {version} at {address}", deadline):
+        return caller.ask_port(rpcbind_port, program, version)
+
+
+@contextmanager
+def _in_words(what: str, deadline: float) -> Iterator[None]:
+    """Raises DeadlineExceeded without an answer, NotServing for any that is not the right one."""
+    try:
+        yield
     except TimeoutError:
         raise DeadlineExceeded(f"{what}: no answer", deadline) from None
     except OSError as error:

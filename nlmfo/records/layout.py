@@ -17,6 +17,7 @@ A service's state directory lies on storage that moves with the service::
       ledger                     what became of each client that was owed a notice (nlmfo.records.ledger)
       locks                      the locks that were held, for the next owner (nlmfo.records.locks)
       connections                the connections that clients had (nlmfo.records.connections)
+      listening                  where nfsd and lockd listened (nlmfo.records.listening)
       incomplete                 the state number of a generation in whose records somebody is known to be missing
       owner                      a copy of the owner record, for a cluster without a registry
       runs/                      journals of releases and takeovers (drawn in nlmfo.records.journal)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -29,9 +30,10 @@ from nlmfo.kernel.sockdiag import Connection
 from nlmfo.notify import Notice, Outcome
 from nlmfo.ownership.record import OwnerRecord
 from nlmfo.records.callout import CalloutEntry, callout_config, write_callout_config
-from nlmfo.records.connections import read_connections
+from nlmfo.records.connections import read_connections, write_connections
 from nlmfo.records.layout import Address, directory_name
 from nlmfo.records.ledger import Standing
+from nlmfo.records.listening import read_listening, write_listening
 from nlmfo.records.locks import HeldLock, LockSnapshot, read_locks, write_locks
 from tests.unit import shapes
 from tests.unit.shapes import THERE
@@ -39,6 +41,8 @@ from tests.unit.shapes import THERE
 ADDRESS = ip_address("10.10.0.100")
 CLIENTS = ("192.0.2.17", "192.0.2.18")
 LOCK = HeldLock(shapes.service().partitions[0].uuid, 13, 0, -1, exclusive=True)
+#: lockd's port here, and on the node before.
+LOCKD, LOCKD_BEFORE = 4045, 4046
 FROM_CLIENT = Connection(ADDRESS, 2049, ip_address(CLIENTS[0]), 800)
 
 
@@ -72,6 +76,7 @@ class Node:
         patch.setattr(grace, "on", lambda: self.in_grace)
         patch.setattr(grace, "end", self._end)
         patch.setattr(daemons, "answer", self._answer)
+        patch.setattr(daemons, "kernel_ports", lambda *_: frozenset({2049, LOCKD}))
         patch.setattr(reclaims, "held_now", lambda _: self.held)
         patch.setattr(keeping, "held_now", lambda _: self.held)
         patch.setattr(lockd_settings, "next_grace", lambda: 50)
@@ -238,6 +243,37 @@ def test_it_touches_no_record_and_tells_nobody_before_its_service_is_attached(
     assert looked == [None, None, None, True]
     assert asked == [True], "who serves is not its business before, and it does not stand down"
     assert {path: path.stat().st_mtime_ns for path in node.service.state.rglob("*")} == before
+
+
+@pytest.mark.parametrize("at_work", [True, False])
+def test_it_stands_down_while_its_own_storage_hangs_and_only_if_it_was_at_work(
+    node: Node, monkeypatch: pytest.MonkeyPatch, at_work: bool
+) -> None:
+    """As on a node that was fenced from its disks: whoever writes there waits for ever (found by torture)."""
+    hanging, answering, stood_down = threading.Event(), threading.Event(), threading.Event()
+
+    def hang(**_: bool) -> tuple[float, str]:
+        hanging.set()
+        assert answering.wait(30)
+        return 0.0, ""
+
+    if at_work:
+        monkeypatch.setattr(node.keep, "_look", hang)
+        node.attach()
+    else:
+        monkeypatch.setattr(node.keep, "_wait", lambda _: hang())
+    monkeypatch.setattr(keeping, "INTERVAL", 0.01)
+    monkeypatch.setattr(standdown, "successor", lambda *_: shapes.record(7, THERE) if hanging.is_set() else None)
+    monkeypatch.setattr(standdown, "stand_down", lambda _: stood_down.set())
+    running = threading.Thread(target=node.keep.run, daemon=True)
+    running.start()
+    assert hanging.wait(30)
+    assert stood_down.wait(30 if at_work else 0.2) == at_work
+    node.attach()
+    answering.set()
+    running.join(30)
+    assert not running.is_alive()
+    assert node.told == [StoodDown("home", THERE, 7)], "once"
 
 
 def must_not(*_: object, **__: object) -> None:
@@ -442,15 +478,46 @@ def test_the_progress_is_written_only_when_there_is_something_new(node: Node, mo
 # What the next owner has to know after a crash
 
 
-def test_locks_and_connections_are_noted_when_grace_is_over_and_only_then(node: Node) -> None:
-    node.held, node.connections = (LOCK,), (FROM_CLIENT, replace(FROM_CLIENT, local=ip_address("10.10.0.101")))
+def test_locks_are_noted_when_grace_is_over_and_only_then(node: Node) -> None:
+    node.held = (LOCK,)
     node.look(3, whole=True)
     assert not node.noted().locks, "until then those of before count"
     node.in_grace = False
     node.look(whole=True)
     assert (node.noted().exact, node.noted().locks) == (False, (LOCK,))
+
+
+def test_connections_are_noted_at_once_and_in_grace_those_of_who_is_not_back_stay(node: Node) -> None:
+    """A server that crashes in its grace leaves clients that wait for it, and some that wait for the one before."""
+    before = Connection(ADDRESS, LOCKD_BEFORE, ip_address(CLIENTS[1]), 801)
+    write_connections(node.service.state, [before])
+    write_listening(node.service.state, [(ADDRESS, 2049), (ADDRESS, LOCKD_BEFORE)])
+    node.connections = (FROM_CLIENT, replace(FROM_CLIENT, local=ip_address("10.10.0.101")))
+    node.look(whole=True)
+    noted = read_connections(node.service.state, [ADDRESS])
+    assert [(each.remote, each.remote_port) for each in noted] == [
+        (FROM_CLIENT.remote, FROM_CLIENT.remote_port),
+        (before.remote, before.remote_port),
+    ]
+    assert read_listening(node.service.state, [ADDRESS]) == {(ADDRESS, p) for p in (2049, LOCKD, LOCKD_BEFORE)}
+    node.look(2)
+    node.in_grace = False
+    node.look(whole=True)
     (remembered,) = read_connections(node.service.state, [ADDRESS])
     assert (remembered.remote, remembered.remote_port) == (FROM_CLIENT.remote, FROM_CLIENT.remote_port)
+    assert read_listening(node.service.state, [ADDRESS]) == {(ADDRESS, 2049), (ADDRESS, LOCKD)}
+
+
+def test_where_the_kernel_listens_is_asked_again_when_nobody_said(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: object) -> frozenset[int]:
+        raise NlmfoError("rpcbind does not answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(daemons, "kernel_ports", away)
+        node.look(whole=True)
+    assert not read_listening(node.service.state, [ADDRESS])
+    node.look(whole=True)
+    assert read_listening(node.service.state, [ADDRESS]) == {(ADDRESS, 2049), (ADDRESS, LOCKD)}
 
 
 def test_of_a_server_that_told_nobody_no_locks_are_noted(node: Node) -> None:

@@ -9,7 +9,7 @@ from ipaddress import IPv4Address, IPv6Address
 import pytest
 
 from nlmfo.errors import DeadlineExceeded
-from nlmfo.notify import NotServing, null_call
+from nlmfo.notify import NotServing, null_call, tcp_port
 from nlmfo.notify.wire import RPCBIND_PROGRAM, STATD_PROGRAM
 from tests.unit.nsm_client_fake import PROG_UNAVAIL, Behaviour, FakeClients
 
@@ -133,3 +133,12 @@ def test_the_caller_opens_the_socket_so_that_it_can_be_in_another_namespace() ->
     with FakeClients() as hosts:
         null_call(HOST, hosts.rpcbind_port, RPCBIND_PROGRAM, 2, deadline=PATIENCE, open_socket=open_socket)
     assert opened == [socket.SOCK_STREAM]
+
+
+def test_the_port_of_a_program_is_what_rpcbind_says_and_no_port_when_it_knows_none() -> None:
+    with FakeClients() as hosts:
+        rpcbind = hosts.rpcbind_port
+        port = tcp_port(HOST, STATD_PROGRAM, 1, deadline=PATIENCE, rpcbind_port=rpcbind)
+        null_call(HOST, port, STATD_PROGRAM, 1, deadline=PATIENCE)
+        with pytest.raises(NotServing, match=f"the port of RPC program {NFS} version 3 .*not registered with rpcbind"):
+            tcp_port(HOST, NFS, 3, deadline=PATIENCE, rpcbind_port=rpcbind)

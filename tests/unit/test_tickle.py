@@ -219,6 +219,26 @@ def test_an_idle_client_learns_it_too(network: Network, address: Interface) -> N
 
 
 @pytest.mark.parametrize("address", [V4, V6])
+def test_a_client_learns_it_whose_port_nobody_noted_and_one_that_is_back_keeps_its_connection(
+    network: Network, address: Interface
+) -> None:
+    server = network.serve(network.old, address)
+    waiting = network.connect(address, tickle.RESERVED[0])
+    network.accept(server)
+    server = network.move(address)
+    back = network.connect(address, tickle.RESERVED[-1])
+    served = network.accept(server)
+
+    every = tickle.from_reserved_ports(address.ip, PORT, CLIENT[address.version].ip)
+    assert network.new.call(lambda: tickle.tickle(every)) == len(tickle.RESERVED)
+
+    with pytest.raises(ConnectionResetError):
+        waiting.recv(1)
+    back.send(b"carried")
+    assert served.recv(16) == b"carried"
+
+
+@pytest.mark.parametrize("address", [V4, V6])
 def test_a_client_that_is_back_with_the_same_ports_keeps_its_connection(network: Network, address: Interface) -> None:
     server = network.serve(network.old, address)
     client = network.connect(address)
