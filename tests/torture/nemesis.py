@@ -195,13 +195,17 @@ def full_state(world: World, chance: random.Random) -> None:
     if chance.random() < 0.5:
         lost = world.owned_by(owner)
         owner.cut_power()
-        world.owners.pop(service.name)
-        world.start_takeover(service, target, "--fenced", owner.name).wait(cluster.COMMAND + 30)
-        target.run("rm", "-f", fill)
         for each in lost:
-            world.owners.pop(each.name, None)
-            world.take(each, target, fenced=owner)
-        target.run("rm", "-f", fill)
+            del world.owners[each.name]
+        begun = time.monotonic()
+        if world.start_takeover(service, target, "--fenced", owner.name).wait(cluster.COMMAND + 30).status == 0:
+            world.taken(service, target, time.monotonic() - begun)
+            target.shell(f"rm {fill}")
+        else:  # it says what to do
+            target.shell(f"mount UUID={service.state.uuid} /mnt; rm /mnt/fill; umount /mnt")
+        for each in lost:
+            if each.name not in world.owners:
+                world.take(each, target, fenced=owner)
     else:
         owner.shell(f"rm {fill}")
 
