@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import fields
 
 from nlmfo.config.model import Service
 
@@ -16,9 +15,9 @@ DIGITS = 12
 def digest(services: Iterable[Service]) -> str:
     """Of everything that services say, but where their files are; comments and the order of keys do not matter."""
     text = "\n".join(
-        f"{service.name}.{field.name}={getattr(service, field.name)!r}"
+        f"{service.name}.{field}={value!r}"
         for service in sorted(services, key=lambda service: service.name)
-        for field in fields(service)
-        if field.name != "file"
+        for field, value in service._asdict().items()
+        if field != "file"
     )
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:DIGITS]

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -56,8 +55,7 @@ def load(directory: Path) -> Config:
     defaults = _tuning(main.table("defaults", TUNING_KEYS), Tuning())
     services = [_service(each, config.registry, defaults) for each in _service_files(directory / "services.d")]
     rules.check(services, config.registry)
-    return replace(
-        config,
+    return config._replace(
         services=MappingProxyType({service.name: service for service in services}),
         warnings=rules.warnings(services, config.registry),
     )

@@ -7,10 +7,10 @@ Paths are compared as text, part by part: nothing may be mounted yet, so there i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Interface, IPv6Interface
 from pathlib import Path
+from typing import NamedTuple
 
 from nlmfo.config.hints import did_you_mean
 from nlmfo.errors import ConfigError
@@ -55,8 +55,7 @@ class Notifier(StrEnum):
     SM_NOTIFY = "sm-notify"
 
 
-@dataclass(frozen=True, slots=True)
-class Partition:
+class Partition(NamedTuple):
     """A file system, known by its UUID and never by a device name.
 
     ``uuid`` is udev's ID_FS_UUID in lower case (udev itself writes vfat's in upper case).
@@ -67,8 +66,7 @@ class Partition:
     options: str = "defaults"
 
 
-@dataclass(frozen=True, slots=True)
-class Export:
+class Export(NamedTuple):
     """A directory that clients mount.
 
     ``fsid`` is a decimal number or a dashed UUID in lower case. ``clients`` are pairs of a client pattern
@@ -80,8 +78,7 @@ class Export:
     clients: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Service:
+class Service(NamedTuple):
     """What fails over as one: floating addresses, partitions and exports.
 
     ``grace`` is in seconds, None for the kernel's own default; ``threads`` is the number of nfsd threads.
@@ -126,8 +123,7 @@ class Service:
         return tuple(sorted(self.partitions, key=_depth))
 
 
-@dataclass(frozen=True, slots=True)
-class Config:
+class Config(NamedTuple):
     """Everything that one configuration directory says; ``services`` is sorted by name and read-only.
 
     ``fence`` is the command that turns a node off, with ``{node}`` in the place of its name, empty when there is none;

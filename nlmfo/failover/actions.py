@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -197,7 +197,7 @@ class Actions(ABC):
                 partitions.prove_free(partitions.find(partition.uuid), soon, partition.mountpoint)
         record = self.registry.read(self.service.name)
         if record is not None and record.node == self.config.node:
-            self.registry.update(replace(record, standing=Standing.RELEASED, since=time.time()))
+            self.registry.update(record._replace(standing=Standing.RELEASED, since=time.time()))
         return ""
 
     # -- takeover ------------------------------------------------------------------------------------------
@@ -391,7 +391,7 @@ def _collected(keeper: Keeper, record: OwnerRecord | None) -> int:
     """How many records were brought to the shared storage, and the owner record says there that we have let go."""
     brought = keeper.keep(())
     if record is not None:
-        copy.write(keeper.service.state, replace(record, standing=Standing.RELEASED, since=time.time()))
+        copy.write(keeper.service.state, record._replace(standing=Standing.RELEASED, since=time.time()))
     return brought
 
 
@@ -417,7 +417,7 @@ def _opened(
         epoch = 0 if has_registry else found.epoch + 1
     forced = "stale-records" in standpoint.word.forced
     state, told = keeper.begin(view.statd_user(), standpoint.known_state, copies, force=forced)
-    record = None if claimed is None else replace(claimed, state=state, epoch=max(epoch, claimed.epoch))
+    record = None if claimed is None else claimed._replace(state=state, epoch=max(epoch, claimed.epoch))
     if record is not None:
         copy.write(service.state, record)
     connections = read_connections(service.state, keeper.shared.addresses)

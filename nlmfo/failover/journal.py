@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -133,4 +133,4 @@ def _plain(value: Any) -> Any:
         return {"action": str(value.action), "subject": value.subject}
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
-    return asdict(value) if isinstance(value, Progress) else value
+    return value.plain() if isinstance(value, Progress) else value

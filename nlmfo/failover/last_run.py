@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from nlmfo.failover.verbs import Outcome, Verb
 from nlmfo.records import journal
@@ -14,8 +13,7 @@ from nlmfo.records import journal
 RUNS = Path("/var/lib/nlmfo/runs")
 
 
-@dataclass(frozen=True, slots=True)
-class Past:
+class Past(NamedTuple):
     """What a journal says of a run. ``outcome`` is None when the run was killed."""
 
     name: str

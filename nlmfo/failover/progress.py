@@ -102,13 +102,17 @@ class Progress:
             not_back_names=self._named(Standing.TOLD, Standing.ANSWERED),
         )
 
+    def plain(self) -> dict[str, Any]:
+        """As JSON has it; see ``from_object``."""
+        return asdict(self)
+
     def _named(self, *standings: Standing) -> tuple[str, ...]:
         return tuple(waiting.client for waiting in self.waiting if waiting.standing in standings)
 
 
 def write(path: Path, progress: Progress) -> None:
     """Replace the file. Raises OSError."""
-    replace_file(path, json.dumps(asdict(progress)))
+    replace_file(path, json.dumps(progress.plain()))
 
 
 def read(path: Path) -> Progress | None:
@@ -121,7 +125,7 @@ def read(path: Path) -> Progress | None:
 
 
 def from_object(found: dict[str, Any]) -> Progress:
-    """What ``asdict`` made of it. Raises KeyError, TypeError, ValueError, AttributeError where it is something else."""
+    """What ``plain`` made of it. Raises KeyError, TypeError, ValueError, AttributeError where it is something else."""
     locks = found["locks"]
     return Progress(
         **found

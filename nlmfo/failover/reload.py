@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
@@ -70,7 +70,7 @@ def reload(config: Config, service: Service) -> Reloaded:
         _refuse_changed_fsids(service, old, new)
         exports.prove(served.place(service), service)
         if old != new:
-            served.tell_callout(replace(service, exports=_of_both(service, old)))
+            served.tell_callout(service._replace(exports=_of_both(service, old)))
             served.put(service, wanted)
             if exports.table(served.exported(service)) != new:
                 raise NlmfoError(
@@ -165,7 +165,7 @@ class _OnNode:
 
     def tell_callout(self, service: Service) -> None:
         services = MappingProxyType({**self.config.services, service.name: service})
-        shared.tell_callout(replace(self.config, services=services))
+        shared.tell_callout(self.config._replace(services=services))
 
 
 def _refuse_if_not_whole(service: Service, seen: Observed) -> None:

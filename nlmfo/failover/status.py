@@ -7,8 +7,7 @@ to look at, and what looking takes is not even imported.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from nlmfo.config import Config, Isolation, Service
 from nlmfo.errors import NlmfoError
@@ -23,8 +22,7 @@ if TYPE_CHECKING:
     from nlmfo.failover.progress import Progress
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceStatus:
+class ServiceStatus(NamedTuple):
     """``here``: what of it is up on this node. ``problem``: why the owner could not be told.
 
     ``waiting``: records that are on this node only, because the shared storage did not take them; ``stalled`` says

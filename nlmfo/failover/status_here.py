@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -51,8 +50,7 @@ def _progress(service: Service, owner: OwnerRecord) -> Progress | None:
 
 def _with_spool(state: ServiceStatus, service: Service, spool: Path) -> ServiceStatus:
     found = [spool_status(spool, address.ip) for address in service.addresses]
-    return replace(
-        state,
+    return state._replace(
         waiting=sum(each.waiting for each in found),
         stalled=next((each.stalled for each in found if each.stalled), None),
         refused=len(refused(spool)),

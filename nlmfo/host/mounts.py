@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from nlmfo.config import Partition
 
@@ -13,8 +13,7 @@ BY_UUID = Path("/dev/disk/by-uuid")
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
+class Mount(NamedTuple):
     """One line of the table: ``device`` is MAJOR:MINOR, ``root`` the place in the file system that is seen.
 
     ``options`` are those of the file system (the super block's), separated by commas, as the kernel escapes them.

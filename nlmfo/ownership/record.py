@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from nlmfo.errors import Refused
 
@@ -30,8 +29,7 @@ class Standing(StrEnum):
     RELEASED = "released"
 
 
-@dataclass(frozen=True, slots=True)
-class OwnerRecord:
+class OwnerRecord(NamedTuple):
     """One change of owner. ``epoch`` rises by one with each; ``since`` is in seconds since 1970, for people.
 
     ``state`` is the NSM state number that the service's records had last, as far as the owner came; 0: not known.
@@ -50,7 +48,7 @@ class OwnerRecord:
         return (self.standing, self.node) == (Standing.SERVING, node) and boot_id in (None, self.boot_id)
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self)) + "\n"
+        return json.dumps(self._asdict()) + "\n"
 
 
 def from_json(text: str, source: str) -> OwnerRecord:

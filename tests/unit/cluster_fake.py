@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -606,7 +606,7 @@ class Hands:
             raise Broken(f"{self.service.name} is said to be released on {self.node.name}, but {self.spot} is left")
         record = self.registry.read(self.service.name)
         if record is not None and record.node == self.node.name:
-            self.registry.update(replace(record, standing=Standing.RELEASED))
+            self.registry.update(record._replace(standing=Standing.RELEASED))
 
     def _prove(self, _: Step) -> None:
         for other in self.cluster.nodes.values():

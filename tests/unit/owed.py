@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -22,7 +21,7 @@ def taken_over(directory: Path, *owed: str) -> tuple[Config, Service, Store, Dir
     state.mkdir()
     (registry.directory / "services").mkdir(parents=True)
     registry.claim(shapes.record())
-    service = replace(shapes.service(addresses=2, state=state), isolation=Isolation.HOST)
+    service = shapes.service(addresses=2, state=state)._replace(isolation=Isolation.HOST)
     store = Store(state, (ADDRESS, OTHER))
     store.prepare(os.getuid(), os.getgid())
     for client in owed:

@@ -96,7 +96,7 @@ def test_what_a_plan_can_have_the_hands_of_one_isolation_or_the_other_can_do(
     config = shapes.config(registry.directory)
     of = {
         isolation: set(
-            runs.hands_of(config, replace(service, isolation=isolation), registry, Standpoint(), Log())._does
+            runs.hands_of(config, service._replace(isolation=isolation), registry, Standpoint(), Log())._does
         )
         for isolation in Isolation
     }

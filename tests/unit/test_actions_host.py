@@ -8,7 +8,6 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,8 +56,7 @@ class Scene:
         patch.setattr(node_restart, "restart", self._restart)
         patch.setattr(proposed, "can_start_grace", lambda: False)
         self.services = {
-            name: replace(
-                shapes.service(name=name, isolation=Isolation.HOST, state=directory / name),
+            name: shapes.service(name=name, isolation=Isolation.HOST, state=directory / name)._replace(
                 addresses=(shapes.service().addresses[0] + number,),
                 grace=grace,
             )
@@ -126,7 +124,7 @@ def do(hands: HostActions, step: Step) -> str:
 
 
 def test_without_permission_to_restart_there_is_no_way_into_grace(scene: Scene) -> None:
-    scene.config = replace(scene.config, restart_nfsd=False)
+    scene.config = scene.config._replace(restart_nfsd=False)
     with pytest.raises(Refused, match="cannot be put into grace without a restart") as caught:
         do(scene.hands(), GRACE)
     assert caught.value.code == "no-grace"

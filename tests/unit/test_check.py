@@ -128,9 +128,9 @@ def test_what_was_found_is_told_with_how_to_mend_it_and_counted() -> None:
 
 def test_only_what_services_say_makes_a_difference_between_two_nodes() -> None:
     service = shapes.service()
-    same = replace(service, file=Path("/elsewhere/home.toml"))
-    assert digest([service]) == digest([same]) != digest([replace(service, threads=9)])
-    other = replace(service, name="mail")
+    same = service._replace(file=Path("/elsewhere/home.toml"))
+    assert digest([service]) == digest([same]) != digest([service._replace(threads=9)])
+    other = service._replace(name="mail")
     assert digest([service, other]) == digest([other, service]) != digest([service])
 
 

@@ -546,6 +546,7 @@ def test_a_run_goes_on_when_nobody_reads_what_it_says_any_more(nlmfo: CommandLin
 #: What takes long to load, of libraries and of ours, and is for those who change something, or look at more.
 HEAVY = {
     *("pyroute2", "pyudev", "asyncio", "subprocess", "socket", "ctypes", "selectors", "shutil", "logging", "difflib"),
+    *("dataclasses", "inspect"),
     *("nlmfo.agent", "nlmfo.helper", "nlmfo.host.namespaces", "nlmfo.failover.look", "nlmfo.failover.runs"),
 }
 

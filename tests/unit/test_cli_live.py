@@ -704,7 +704,7 @@ def test_journals_that_do_not_answer_fail_no_run(
 
 def status(found: Progress | None, *, in_grace: bool = True) -> str:
     state = ServiceStatus("home", shapes.record(), "serving", in_grace=in_grace, problem=None)
-    return states.status([replace(state, progress=found)])
+    return states.status([state._replace(progress=found)])
 
 
 def test_in_grace_status_says_how_far_the_clients_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -740,7 +740,7 @@ def test_status_believes_the_keeper_of_the_generation_that_is_served_here(
     progress.write(place.progress, replace(TOLD, state=generation))
 
     def look(_config: Config, service: Service, _owner: OwnerRecord | None) -> Observed:
-        seen = replace(shapes.all_up(service), owner=replace(shapes.record(), state=7))
+        seen = replace(shapes.all_up(service), owner=shapes.record()._replace(state=7))
         return seen if here == "serving" else replace(seen, threads=0)
 
     monkeypatch.setattr(status_of, "_is_nowhere_here", lambda *_: False)

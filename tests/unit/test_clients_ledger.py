@@ -274,7 +274,7 @@ def test_only_the_node_that_serves_it_forgets_anybody(case: Case, monkeypatch: p
         forget(case.config, case.service, CLIENT)
     case.registry.claim(shapes.record(4))
     partition = case.service.partitions[0]
-    there = replace(case.service, state=partition.mountpoint / "state")
+    there = case.service._replace(state=partition.mountpoint / "state")
     monkeypatch.setattr(mounts, "is_mounted", lambda _: False)
     with pytest.raises(NotOwned, match="its records are not on this node"):
         forget(case.config, there, CLIENT)

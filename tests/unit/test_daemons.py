@@ -8,7 +8,6 @@ import os
 import socket
 import subprocess
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -43,7 +42,7 @@ T = TypeVar("T")
     [(("3",), ("4",)), (("4",), ("3",)), (("4.2",), ("3",)), (("3", "4"), ()), (("3", "4.1"), ())],
 )
 def test_versions_that_are_not_wanted_are_switched_off(versions: tuple[str, ...], off: tuple[str, ...]) -> None:
-    assert unwanted(replace(shapes.service(), versions=versions)) == off
+    assert unwanted(shapes.service()._replace(versions=versions)) == off
 
 
 def test_an_nfsv3_service_answers_only_when_all_of_its_programs_do() -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -35,7 +34,7 @@ PATHS = st.lists(NAMES.filter(lambda n: n not in (".", "..")), min_size=1, max_s
 
 def exporting(*path_and_clients: tuple[Path, dict[str, str]]) -> Service:
     found = (Export(p, str(n), tuple(c.items())) for n, (p, c) in enumerate(path_and_clients, start=1))
-    return replace(shapes.service(), exports=tuple(found))
+    return shapes.service()._replace(exports=tuple(found))
 
 
 def lines(service: Service) -> list[str]:
@@ -235,7 +234,7 @@ def test_a_client_that_exportfs_leaves_out_is_an_error_before_anybody_waits(expo
 
 def test_an_export_that_exportfs_leaves_out_without_a_word_is_an_error_that_names_it(exportfs: Exportfs) -> None:
     exportfs.writes = TABLE
-    more = replace(HOME, exports=(*HOME.exports, Export(Path("/srv/gone"), "2", (("*", "rw"),))))
+    more = HOME._replace(exports=(*HOME.exports, Export(Path("/srv/gone"), "2", (("*", "rw"),))))
     with pytest.raises(NlmfoError, match=r"exportfs does not export /srv/gone to each of its clients$"):
         prepare(more)
 

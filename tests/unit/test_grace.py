@@ -39,7 +39,7 @@ def groups() -> list[tuple[str, frozenset[Standing]]]:
 
 
 def service(end_grace: str, consistency: Consistency, isolation: Isolation = Isolation.NETNS) -> Service:
-    return replace(shapes.service(isolation=isolation), end_grace=EndGrace(end_grace), consistency=consistency)
+    return shapes.service(isolation=isolation)._replace(end_grace=EndGrace(end_grace), consistency=consistency)
 
 
 @pytest.mark.parametrize("isolation", Isolation)

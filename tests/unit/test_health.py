@@ -108,8 +108,8 @@ def test_an_export_that_waits_for_a_reload_is_no_trouble_and_one_that_is_gone_is
     """Between an edit of the file and the reload a cluster manager would restart the service for it."""
     before = frozenset(str(export.path) for export in SERVICE.exports)
     scene.sees(to_export=before)
-    added = replace(SERVICE.exports[0], path=Path("/srv/other/new"), fsid="7")
-    scene.service = replace(SERVICE, exports=(*SERVICE.exports, added))
+    added = SERVICE.exports[0]._replace(path=Path("/srv/other/new"), fsid="7")
+    scene.service = SERVICE._replace(exports=(*SERVICE.exports, added))
     assert scene.found() == ()
     scene.sees(exported=before - {str(SERVICE.exports[0].path)})
     assert [found.text for found in scene.found()] == [f"{SERVICE.exports[0].path} is not exported"]
@@ -134,8 +134,8 @@ def test_a_file_system_that_has_become_read_only_is_named_and_one_that_is_meant_
     mountpoint = SERVICE.partitions[0].mountpoint
     scene.flags = {str(mountpoint): os.ST_RDONLY}
     assert [found.text for found in scene.found()] == [f"{mountpoint} has become read-only: see 'dmesg'"]
-    meant = replace(SERVICE.partitions[0], options="ro,noatime")
-    scene.service = replace(SERVICE, partitions=(meant, *SERVICE.partitions[1:]))
+    meant = SERVICE.partitions[0]._replace(options="ro,noatime")
+    scene.service = SERVICE._replace(partitions=(meant, *SERVICE.partitions[1:]))
     assert scene.found() == ()
 
 
@@ -163,7 +163,7 @@ def test_without_namespaces_nobody_is_asked_in_them(scene: Scene) -> None:
 
 
 def test_in_host_isolation_the_nodes_own_programs_are_asked(scene: Scene) -> None:
-    scene.service = replace(SERVICE, isolation=Isolation.HOST)
+    scene.service = SERVICE._replace(isolation=Isolation.HOST)
     scene.seen = replace(shapes.all_up(scene.service), isolated=False)
     assert scene.found() == ()
     assert scene.asked

@@ -21,8 +21,7 @@ from nlmfo.records.locks import EOF, HeldLock
 from tests.unit import shapes
 from tests.unit.test_config import HOME, write
 
-SERVICE = replace(
-    shapes.service(),
+SERVICE = shapes.service()._replace(
     exports=(Export(Path("/srv/home/a"), "1", (("*", "rw"),)), Export(Path("/srv/home/b"), "2", (("*", "rw"),))),
 )
 CONFIG = shapes.config(Path("/registry"))

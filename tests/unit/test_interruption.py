@@ -48,10 +48,10 @@ def cluster(
     quick: bool = False,
 ) -> Cluster:
     """``home`` is served on node1, and beside it, in host isolation, ``mail`` on node1 and ``web`` on node2."""
-    home = replace(shapes.service(partitions, addresses), isolation=isolation)
+    home = shapes.service(partitions, addresses)._replace(isolation=isolation)
     services = [home]
     if isolation is Isolation.HOST:
-        services += [replace(shapes.service(name=name), isolation=isolation) for name in ("mail", "web")]
+        services += [shapes.service(name=name)._replace(isolation=isolation) for name in ("mail", "web")]
     made = Cluster(services, directory, patch, quick=quick)
     for service in services:
         node = "node2" if service.name == "web" else "node1"

@@ -7,7 +7,6 @@ import resource
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,7 +37,7 @@ class Scene:
         self.state.mkdir()
         service = shapes.service(state=self.state)
         if on_partition:
-            service = replace(service, partitions=(shapes.partition(1, directory),))
+            service = service._replace(partitions=(shapes.partition(1, directory),))
         self.service = service
         self.log = Log()
 

@@ -322,7 +322,7 @@ def test_it_stands_still_while_a_release_has_the_records_frozen_and_goes_on_when
 
 
 def test_of_a_service_of_two_addresses_both_have_to_be_attached(node: Node) -> None:
-    node.keep.service = replace(node.service, addresses=shapes.service(addresses=2).addresses)
+    node.keep.service = node.service._replace(addresses=shapes.service(addresses=2).addresses)
     node.attach()
     assert node.keep._frozen() is None
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from dataclasses import replace
 from ipaddress import IPv4Interface, ip_address
 from pathlib import Path
 
@@ -30,7 +29,7 @@ ME = StatdUser(os.getuid(), os.getgid())
 def service(tmp_path: Path) -> Service:
     """A service of two addresses, whose state directory is a temporary one."""
     addresses = (IPv4Interface("10.10.0.100/24"), IPv4Interface("10.10.0.101/24"))
-    return replace(shapes.service(), state=tmp_path / "state", addresses=addresses)
+    return shapes.service()._replace(state=tmp_path / "state", addresses=addresses)
 
 
 def keeper_of(service: Service, tmp_path: Path) -> Keeper:
@@ -87,7 +86,7 @@ def test_statds_list_may_hold_anything_and_nothing_of_it_leaves_the_store(servic
 def test_a_client_that_uses_a_second_address_is_on_record_there_too(
     service: Service, tmp_path: Path, isolation: Isolation
 ) -> None:
-    keeper = keeper_of(replace(service, isolation=isolation), tmp_path)
+    keeper = keeper_of(service._replace(isolation=isolation), tmp_path)
     keeper.live.add(ONE, CLIENT, "name")
     on_statds_list(keeper, "192.0.2.8")
     keeper.keep([Connection(TWO, 2049, ip_address(CLIENT)), Connection(TWO, 2049, ip_address("192.0.2.9"))])
@@ -99,7 +98,7 @@ def test_a_client_that_uses_a_second_address_is_on_record_there_too(
 def test_where_services_share_a_statd_a_client_on_record_is_not_taken_for_one_of_another_address(
     service: Service, tmp_path: Path
 ) -> None:
-    keeper = keeper_of(replace(service, isolation=Isolation.HOST), tmp_path)
+    keeper = keeper_of(service._replace(isolation=Isolation.HOST), tmp_path)
     keeper.live.add(ONE, CLIENT, "name")
     on_statds_list(keeper, CLIENT)
     keeper.keep(())
@@ -117,7 +116,7 @@ def test_what_the_callout_left_in_the_spool_is_brought_in(service: Service, tmp_
 
 
 def test_a_snapshot_makes_who_was_on_record_on_a_lost_node_owed_a_notice(service: Service, tmp_path: Path) -> None:
-    service = replace(service, consistency=Consistency.SNAPSHOT)
+    service = service._replace(consistency=Consistency.SNAPSHOT)
     lost = keeper_of(service, tmp_path / "lost")
     lost.live.add(ONE, CLIENT, "name")
     assert lost.on_record() == {CLIENT}
@@ -138,7 +137,7 @@ def test_a_snapshot_makes_who_was_on_record_on_a_lost_node_owed_a_notice(service
 
 
 def test_what_a_takeover_says_of_a_snapshot_that_is_not_there(service: Service, tmp_path: Path) -> None:
-    keeper = keeper_of(replace(service, consistency=Consistency.SNAPSHOT), tmp_path)
+    keeper = keeper_of(service._replace(consistency=Consistency.SNAPSHOT), tmp_path)
     number, told = keeper.begin(ME)
     assert number == 3
     assert told == ", snapshot not used: there is none that can be read"
@@ -174,7 +173,7 @@ def test_a_copy_of_the_records_that_is_as_new_counts_too_and_an_older_one_does_n
 def test_records_that_are_older_than_another_copy_of_them_are_refused(service: Service, tmp_path: Path) -> None:
     keeper = keeper_of(service, tmp_path)
     copy = shutil.copytree(service.state, tmp_path / "copy")
-    newer = Keeper(replace(service, state=copy), keeper.place)
+    newer = Keeper(service._replace(state=copy), keeper.place)
     newer.begin(ME)
     with pytest.raises(Refused, match="an old copy"):
         keeper.begin(ME, copies=[copy])

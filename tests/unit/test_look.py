@@ -341,8 +341,7 @@ class Shared:
         self.run = directory / "run"
         self.registry = registry
         self.services = {
-            name: replace(
-                shapes.service(name=name, isolation=isolation, state=directory / name),
+            name: shapes.service(name=name, isolation=isolation, state=directory / name)._replace(
                 addresses=(shapes.service(2, 2).addresses[0] + number,),
             )
             for number, (name, isolation) in enumerate(

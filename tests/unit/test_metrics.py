@@ -64,7 +64,7 @@ MOUNTS = [StepDone(Step(Action.MOUNT, f"/srv/{n}"), 0.25, "") for n in range(2)]
 ROOM = Room(
     Place("registry", NODE, Path("/cluster/nlmfo"), "owner records"), Sample(0, 9, 5, 7), 0, True, 3600.4, 7200.0
 )
-WHOLE = page([replace(STATE, progress=PROGRESS)], [run(Verb.TAKEOVER, Outcome.SERVED, "b", *MOUNTS)], "b", [ROOM])
+WHOLE = page([STATE._replace(progress=PROGRESS)], [run(Verb.TAKEOVER, Outcome.SERVED, "b", *MOUNTS)], "b", [ROOM])
 
 
 def test_what_there_is_of_a_service_is_told_with_its_numbers() -> None:
@@ -100,14 +100,14 @@ def test_every_metric_has_a_line_that_explains_it_and_all_its_samples_below() ->
 @pytest.mark.parametrize(
     ("state", "name", "value"),
     [
-        (replace(STATE, problem="away", owner=None), "owner_known", 0),
-        (replace(STATE, here="no"), "served", 0),
-        (replace(STATE, here="partly"), "partly_up", 1),
-        (replace(STATE, untold=True), "untold", 1),
-        (replace(STATE, unfinished="takeover, mount"), "run_unfinished", 1),
-        (replace(STATE, waiting=4), "records_waiting", 4),
-        (replace(STATE, refused=2), "clients_refused", 2),
-        (replace(STATE, in_grace=False), "in_grace", 0),
+        (STATE._replace(problem="away", owner=None), "owner_known", 0),
+        (STATE._replace(here="no"), "served", 0),
+        (STATE._replace(here="partly"), "partly_up", 1),
+        (STATE._replace(untold=True), "untold", 1),
+        (STATE._replace(unfinished="takeover, mount"), "run_unfinished", 1),
+        (STATE._replace(waiting=4), "records_waiting", 4),
+        (STATE._replace(refused=2), "clients_refused", 2),
+        (STATE._replace(in_grace=False), "in_grace", 0),
     ],
 )
 def test_what_may_be_wrong_is_a_number(state: ServiceStatus, name: str, value: float) -> None:
@@ -115,7 +115,7 @@ def test_what_may_be_wrong_is_a_number(state: ServiceStatus, name: str, value: f
 
 
 def test_an_owner_that_has_released_serves_no_more() -> None:
-    state = replace(STATE, owner=shapes.record(7, "a", Standing.RELEASED))
+    state = STATE._replace(owner=shapes.record(7, "a", Standing.RELEASED))
     assert samples(page([state], [], "b"))['nlmfo_owner{service="home",owner="a"}'] == 0
 
 
@@ -129,7 +129,7 @@ def test_of_each_kind_the_last_run_of_this_node_counts() -> None:
 
 @given(st.text(), st.text(min_size=1))
 def test_no_name_whatever_breaks_the_page(service: str, owner: str) -> None:
-    samples(page([replace(STATE, service=service, owner=shapes.record(7, owner), progress=PROGRESS)], [], "b"))
+    samples(page([STATE._replace(service=service, owner=shapes.record(7, owner), progress=PROGRESS)], [], "b"))
 
 
 def test_the_command_prints_the_page_or_writes_it(

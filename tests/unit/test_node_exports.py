@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -69,7 +69,7 @@ class ANode:
         self.make(*found)
         pairs = tuple((client, "rw,no_subtree_check") for client in clients)
         listed = tuple(Export(path, str(number), pairs) for number, path in enumerate(found, start=10))
-        return replace(shapes.service(name=name), partitions=(shapes.partition(1, mountpoint),), exports=listed)
+        return shapes.service(name=name)._replace(partitions=(shapes.partition(1, mountpoint),), exports=listed)
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_exporting_twice_changes_nothing_and_a_changed_option_counts(node: ANode
         node.load(service)
     before = node.lines()
     assert len(before) == 1
-    changed = replace(service, exports=(replace(service.exports[0], clients=(("*", "ro,no_subtree_check"),)),))
+    changed = service._replace(exports=(service.exports[0]._replace(clients=(("*", "ro,no_subtree_check"),)),))
     node.load(changed)
     (line,) = node.lines()
     assert "(ro," in line
@@ -144,7 +144,7 @@ def remade(node: ANode, service: Service) -> str:
 
 
 def given(service: Service, options: str) -> Service:
-    return replace(service, exports=tuple(replace(e, clients=(("*", options),)) for e in service.exports))
+    return service._replace(exports=tuple(e._replace(clients=(("*", options),)) for e in service.exports))
 
 
 def test_a_table_made_aside_changes_nothing_that_is_exported(node: ANode) -> None:
@@ -194,7 +194,7 @@ def test_the_fsid_of_each_export_is_read_from_the_table_as_it_was_configured(nod
     service = node.service("data", "more")
     uuid = "11111111-2222-3333-4444-555555555555"
     first, second = service.exports
-    service = replace(service, exports=(first, replace(second, fsid=uuid)))
+    service = service._replace(exports=(first, second._replace(fsid=uuid)))
     found = reload._fsids(exports.table(remade(node, service)))
     assert found == {first.path: first.fsid, second.path: uuid}
 
@@ -228,7 +228,7 @@ def test_a_reload_after_the_release_does_not_bring_them_back(node: ANode) -> Non
 def test_a_client_that_the_configuration_no_longer_names_loses_the_export_all_the_same(node: ANode) -> None:
     service = node.service("data", clients=("10.0.0.0/24", "fd00::/64"))
     node.load(service)
-    edited = replace(service, exports=(replace(service.exports[0], clients=(("*", "ro"),)),))
+    edited = service._replace(exports=(service.exports[0]._replace(clients=(("*", "ro"),)),))
     node.unload(edited)
     assert node.lines() == []
 
@@ -287,10 +287,9 @@ def test_a_mountpoint_that_would_spoil_the_whole_table_is_refused_before_anythin
 ) -> None:
     service = node.service("data", name="home")
     mountpoint = Path(f"/srv/a{character}b")
-    odd = replace(
-        service,
+    odd = service._replace(
         partitions=(shapes.partition(1, mountpoint),),
-        exports=(replace(service.exports[0], path=mountpoint / "data"),),
+        exports=(service.exports[0]._replace(path=mountpoint / "data"),),
     )
     with pytest.raises(NlmfoError, match="cannot stand in an option of exports"):
         node.load(odd)

@@ -8,7 +8,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -108,7 +108,7 @@ def taken_over(service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     clock = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(time, "time", lambda: clock[0] + 1_700_000_000.0)
-    service = replace(service, state=tmp_path / "state")
+    service = service._replace(state=tmp_path / "state")
     keeper = Keeper(service, shapes.place(tmp_path))
     keeper.begin(ME)
     keeper.open_live(ME)
@@ -132,7 +132,7 @@ def test_with_a_short_grace_it_is_known_before_it_ends_that_a_client_does_not_an
 ) -> None:
     case.sweep()
     assert case.net.seconds == [pytest.approx(8.0, abs=0.1)]
-    short = taken_over(replace(shapes.service(), grace=10), tmp_path / "short", monkeypatch)
+    short = taken_over(shapes.service()._replace(grace=10), tmp_path / "short", monkeypatch)
     short.net.reached.clear()
     short.sweep()
     assert short.net.seconds == [pytest.approx(4.0, abs=0.1)]
@@ -255,7 +255,7 @@ def test_who_was_away_is_told_when_it_is_seen_again_and_not_only_when_its_turn_c
 def test_who_has_been_silent_for_as_long_as_it_is_tried_stays_on_record_and_is_told_when_it_is_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    case = taken_over(replace(shapes.service(), retry_for=60), tmp_path, monkeypatch)
+    case = taken_over(shapes.service()._replace(retry_for=60), tmp_path, monkeypatch)
     case.net.reached = set()
     case.sweep()
     case.clock[0] += 10_000.0
@@ -284,7 +284,7 @@ def test_who_has_answered_and_asked_for_nothing_within_grace_has_left(case: Case
 def test_a_silent_client_is_forgotten_only_after_the_configured_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    case = taken_over(replace(shapes.service(), forget_after=3600), tmp_path, monkeypatch)
+    case = taken_over(shapes.service()._replace(forget_after=3600), tmp_path, monkeypatch)
     case.net.reached = set()
     case.sweep()
     case.clock[0] += 3599.0
@@ -371,7 +371,7 @@ def test_each_address_tells_its_own_and_a_client_of_two_is_back_where_it_uses_on
 def test_with_snapshots_a_client_is_back_once_the_snapshot_has_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    case = taken_over(replace(shapes.service(), consistency=Consistency.SNAPSHOT), tmp_path, monkeypatch)
+    case = taken_over(shapes.service()._replace(consistency=Consistency.SNAPSHOT), tmp_path, monkeypatch)
     case.sweep()
     case.asks_for_a_lock(CLIENTS[0])
     case.sweep()

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import pytest
@@ -57,7 +56,7 @@ def short(kernel: FakeKernel) -> list[str]:
 
 
 def test_what_can_be_set_before_threads_run_is_set_and_no_grace_begins(kernel: FakeKernel, there: InMemory) -> None:
-    prepare(there, service := replace(shapes.service(), grace=20))
+    prepare(there, service := shapes.service()._replace(grace=20))
     assert short(kernel) == ["versions -4", "nfsv4leasetime 20", "nfsv4gracetime 20", "portlist tcp 2049"]
     assert is_set_up(files=kernel)
     assert not lockd.in_grace(files=kernel)
@@ -70,7 +69,7 @@ def test_what_can_be_set_before_threads_run_is_set_and_no_grace_begins(kernel: F
 def test_lockds_grace_is_set_last_because_another_service_may_have_changed_it(
     kernel: FakeKernel, there: InMemory
 ) -> None:
-    service = replace(shapes.service(), grace=20)
+    service = shapes.service()._replace(grace=20)
     prepare(there, service)
     kernel.sysctl["nlm_grace_period"] = 200
     start(there, service)
@@ -79,7 +78,7 @@ def test_lockds_grace_is_set_last_because_another_service_may_have_changed_it(
 
 
 def test_a_service_without_a_grace_of_its_own_keeps_the_nodes(kernel: FakeKernel, there: InMemory) -> None:
-    prepare(there, service := replace(shapes.service(), grace=None))
+    prepare(there, service := shapes.service()._replace(grace=None))
     start(there, service)
     assert not [line for line in short(kernel) if "grace" in line or "lease" in line]
 
@@ -110,7 +109,7 @@ def test_a_kernel_that_does_not_serve_a_version_is_found_out_before_anybody_wait
 ) -> None:
     kernel._majors["3"] = False
     with pytest.raises(NlmfoError, match="does not serve NFS version 3") as caught:
-        prepare(there, replace(shapes.service(), versions=("3", "4")))
+        prepare(there, shapes.service()._replace(versions=("3", "4")))
     assert "on every node" in str(caught.value.hint)
 
 
@@ -149,4 +148,4 @@ def test_nfsd_that_starts_while_lockd_is_out_of_grace_is_of_no_use(
     ],
 )
 def test_nfsd_serves_no_minor_version_that_is_not_listed(versions: tuple[str, ...], off: tuple[str, ...]) -> None:
-    assert unwanted_versions(replace(shapes.service(), versions=versions)) == off
+    assert unwanted_versions(shapes.service()._replace(versions=versions)) == off

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -259,5 +258,5 @@ def test_with_a_registry_the_word_is_the_registrys_business() -> None:
 
 @pytest.mark.parametrize("has_registry", [True, False])
 def test_the_state_of_another_service_is_refused(has_registry: bool) -> None:
-    found = replace(shapes.record(1, THERE), service="mail")
+    found = shapes.record(1, THERE)._replace(service="mail")
     assert verdict(found, shapes.record(5), Word(fenced=THERE), has_registry=has_registry) == "wrong-state"

@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -88,7 +88,7 @@ def disk(tmp_path: Path, udev: Udev, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 def mount(disk: Disk, *, options: str | None = None, deadline: float = partitions.MOUNT) -> None:
     """As a takeover does: the mount point is made ready, and the device found by what it carries."""
-    partition = disk.partition if options is None else replace(disk.partition, options=options)
+    partition = disk.partition if options is None else disk.partition._replace(options=options)
     device = partitions.find(partition.uuid)
     partitions.make_ready(partition.mountpoint)
     partitions.mount(partition, device, deadline=deadline)

@@ -105,7 +105,7 @@ def write(directory: Path, name: str, *lines: tuple[float, Event]) -> None:
 
 
 def read(tmp_path: Path, **more: Any) -> tuple[Run, ...]:
-    service = replace(shapes.service(), state=tmp_path / "state", **more)
+    service = shapes.service()._replace(state=tmp_path / "state", **more)
     return runs([service], directory=tmp_path / "own")
 
 

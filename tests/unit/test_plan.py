@@ -18,7 +18,7 @@ from nlmfo.failover.plan import ORDER, WHY, Action, InvalidPlan, Plan, Step, ame
 from tests.unit import shapes
 
 NETNS = tuple(shapes.service(partitions, addresses) for partitions, addresses in product((1, 2, 3), (1, 2)))
-HOST = tuple(replace(service, isolation=Isolation.HOST) for service in NETNS)
+HOST = tuple(service._replace(isolation=Isolation.HOST) for service in NETNS)
 SHAPES = NETNS + HOST
 every_shape = pytest.mark.parametrize(
     "service", SHAPES, ids=lambda s: f"{s.isolation}-{len(s.partitions)}p{len(s.addresses)}a"

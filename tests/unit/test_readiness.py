@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -51,8 +50,8 @@ class Scene:
         (self.registry / "services").mkdir(parents=True)
         self.callout = directory / "nlmfo-callout"
         self.callout.write_bytes(b"\x7fELF and more")
-        self.service = replace(shapes.service(), state=directory / "state")
-        self.config: Config = replace(shapes.config(self.registry), services={"home": self.service})
+        self.service = shapes.service()._replace(state=directory / "state")
+        self.config: Config = shapes.config(self.registry)._replace(services={"home": self.service})
         self.missing: set[str] = set()
         self.up: set[object] = set()
         self.space: dict[str, Any] = {}
@@ -83,7 +82,7 @@ class Scene:
 
     def serve(self, service: Service) -> None:
         self.service = service
-        self.config = replace(self.config, services={service.name: service})
+        self.config = self.config._replace(services={service.name: service})
 
     def codes(self) -> list[str]:
         return [found.code for found in findings(self.config)]
@@ -112,8 +111,8 @@ def test_what_others_than_root_can_write_to_is_found(scene: Scene, path: str, mo
     there.mkdir(parents=True, exist_ok=True)
     there.chmod(mode)
     os.chown(there, uid, 0)
-    scene.serve(replace(scene.service, file=scene.directory / "conf/services.d/home.toml"))
-    scene.config = replace(scene.config, directory=scene.directory / "conf")
+    scene.serve(scene.service._replace(file=scene.directory / "conf/services.d/home.toml"))
+    scene.config = scene.config._replace(directory=scene.directory / "conf")
     assert scene.codes() == (["writable-by-others"] if found else [])
 
 
@@ -152,16 +151,16 @@ def test_a_callout_that_is_a_script_deserves_a_look(scene: Scene) -> None:
 def test_a_library_that_only_sm_notify_makes_use_of_is_missed_where_a_service_uses_that(scene: Scene) -> None:
     scene.patch.setattr(readiness, "INOTIFY", "no_such_module")
     assert scene.codes() == []
-    scene.serve(replace(scene.service, notifier=Notifier.SM_NOTIFY))
+    scene.serve(scene.service._replace(notifier=Notifier.SM_NOTIFY))
     found = scene.only()
     assert (found.code, found.severity) == ("inotify-missing", Severity.WARNING)
     assert "python3-inotify-simple" in found.mend
 
 
 def test_without_a_registry_each_takeover_needs_a_word(scene: Scene) -> None:
-    scene.config = replace(scene.config, registry=None)
+    scene.config = scene.config._replace(registry=None)
     assert (scene.only().code, scene.only().severity) == ("no-registry", Severity.WARNING)
-    scene.config = replace(scene.config, services={})
+    scene.config = scene.config._replace(services={})
     assert scene.codes() == []
 
 
@@ -204,8 +203,8 @@ def test_a_partition_that_is_mounted_at_boot_is_found_with_its_line(scene: Scene
 def test_a_mount_point_with_something_in_it_is_found(scene: Scene) -> None:
     mountpoint = scene.directory / "srv"
     mountpoint.mkdir()
-    partition = replace(scene.service.partitions[0], mountpoint=mountpoint)
-    scene.serve(replace(scene.service, partitions=(partition,)))
+    partition = scene.service.partitions[0]._replace(mountpoint=mountpoint)
+    scene.serve(scene.service._replace(partitions=(partition,)))
     assert scene.codes() == []
     (mountpoint / "forgotten").touch()
     assert "forgotten" in scene.only().text
@@ -215,7 +214,7 @@ def test_a_mount_point_with_something_in_it_is_found(scene: Scene) -> None:
 
 @pytest.mark.parametrize("path", ["/srv/home", "/srv", "/srv/home/deep", "/srv/homework", "/srv/home\\040work"])
 def test_a_directory_that_the_node_exports_itself_is_found(scene: Scene, path: str) -> None:
-    scene.serve(replace(scene.service, exports=(Export(Path("/srv/home"), "1", (("*", "rw"),)),)))
+    scene.serve(scene.service._replace(exports=(Export(Path("/srv/home"), "1", (("*", "rw"),)),)))
     scene.write("exports", f"# /srv/home *(rw)\n{path} *(rw)\n/elsewhere *(rw)\n")
     assert scene.codes() == ([] if "work" in path else ["exported-twice"])
 
@@ -238,8 +237,8 @@ def test_a_node_that_is_a_client_of_the_service_or_has_its_address_is_told(scene
 
 @pytest.mark.parametrize("serves", [True, False])
 def test_in_host_isolation_the_address_may_be_here_while_the_service_is(scene: Scene, serves: bool) -> None:
-    scene.serve(replace(scene.service, isolation=Isolation.HOST))
-    scene.config = replace(scene.config, restart_nfsd=True)
+    scene.serve(scene.service._replace(isolation=Isolation.HOST))
+    scene.config = scene.config._replace(restart_nfsd=True)
     scene.up = {scene.service.addresses[0].ip}
     scene.patch.setattr(node_server, "unfit", lambda *_: ())
     scene.patch.setattr(readiness, "look", lambda *_: SimpleNamespace(serves=lambda _: serves))
@@ -249,7 +248,7 @@ def test_in_host_isolation_the_address_may_be_here_while_the_service_is(scene: S
 
 
 def test_in_host_isolation_the_nodes_own_server_has_to_be_fit(scene: Scene) -> None:
-    scene.serve(replace(scene.service, isolation=Isolation.HOST))
+    scene.serve(scene.service._replace(isolation=Isolation.HOST))
     scene.patch.setattr(node_server, "unfit", lambda *_: (Unfit("statd-notifies", "it notifies", "add -L"),))
     assert scene.codes() == ["statd-notifies", "no-grace"]
     scene.patch.setattr(proposed, "can_start_grace", lambda: True)
@@ -260,14 +259,14 @@ def test_clients_whose_names_no_file_has_are_named(scene: Scene) -> None:
     clients = tuple(
         (name, "rw") for name in ("*", "*.example", "@group", "10.0.0.0/24", "fd00::1", "known", "Unknown.example")
     )
-    scene.serve(replace(scene.service, exports=(Export(Path("/srv/home"), "1", clients),)))
+    scene.serve(scene.service._replace(exports=(Export(Path("/srv/home"), "1", clients),)))
     scene.write("hosts", "127.0.0.1 localhost\n10.0.0.7 other known # unknown.example\n")
     found = scene.only()
     assert found.code == "client-unknown"
     assert "/srv/home: Unknown.example cannot" in found.text
     scene.write("hosts", "10.0.0.7 known unknown.example\n")
     assert scene.codes() == []
-    scene.serve(replace(scene.service, isolation=Isolation.HOST))
+    scene.serve(scene.service._replace(isolation=Isolation.HOST))
     assert "client-unknown" not in scene.codes()
 
 
@@ -308,6 +307,6 @@ def test_the_records_are_looked_at_where_they_are_mounted(scene: Scene) -> None:
     (scene.directory / "state").mkdir()
     scene.space[str(scene.directory / "state")] = SimpleNamespace(**vars(PLENTY) | {"f_bavail": 0})
     assert scene.codes() == ["full"]
-    scene.serve(replace(scene.service, state=scene.service.partitions[0].mountpoint / ".nlmfo"))
+    scene.serve(scene.service._replace(state=scene.service.partitions[0].mountpoint / ".nlmfo"))
     scene.patch.setattr(mounts, "is_mounted", lambda _: False)
     assert scene.codes() == []

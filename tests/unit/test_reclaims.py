@@ -138,7 +138,7 @@ def test_it_never_ends_by_what_was_seen_before_a_crash_unless_that_is_wanted(ser
     server.held = BOTH
     estimate = replace(exact(*BOTH), exact=False)
     assert not server.ends(begun(estimate))
-    assert server.ends(begun(estimate, replace(shapes.service(), end_grace=EndGrace.ESTIMATE)))
+    assert server.ends(begun(estimate, shapes.service()._replace(end_grace=EndGrace.ESTIMATE)))
 
 
 @pytest.mark.parametrize("of", [NUMBER, NUMBER - 4])
@@ -167,16 +167,16 @@ def test_it_never_ends_where_it_is_others_as_well_or_where_that_is_not_wanted(
     server: Server, changes: dict[str, object]
 ) -> None:
     server.held = BOTH
-    service = replace(shapes.service(), **changes)  # type: ignore[arg-type]
+    service = shapes.service()._replace(**changes)  # type: ignore[arg-type]
     assert not server.ends(begun(service=service))
 
 
 def test_nfsv4_clients_that_still_reclaim_are_waited_for(server: Server) -> None:
     server.held, server.v4_ended = BOTH, False
-    assert not server.ends(begun(service=replace(shapes.service(), versions=("3", "4.2"))))
+    assert not server.ends(begun(service=shapes.service()._replace(versions=("3", "4.2"))))
     assert server.ends(begun()), "where there are none, NFSv4's grace is ended with lockd's"
     server.in_grace, server.ended, server.v4_ended = True, 0, True
-    assert server.ends(begun(service=replace(shapes.service(), versions=("3", "4.2"))))
+    assert server.ends(begun(service=shapes.service()._replace(versions=("3", "4.2"))))
 
 
 def test_a_lock_counts_only_if_it_was_seen_while_reclaims_were_granted(server: Server) -> None:
@@ -296,7 +296,7 @@ def test_missing_locks_are_named_once_no_more_come_back(server: Server, monkeypa
 def test_why_grace_ended_and_until_when_it_lasts_is_said(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "time", lambda: 1_700_000_000.0)
     server.held = BOTH
-    for service, seconds in ((shapes.service(), 50), (replace(shapes.service(), grace=90), 90)):
+    for service, seconds in ((shapes.service(), 50), (shapes.service()._replace(grace=90), 90)):
         server.in_grace = True
         found = begun(service=service)
         assert said(server, found, BACK).grace_until == 1_700_000_000.0 + seconds
@@ -332,7 +332,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def test_a_note_has_every_lock_that_any_reading_shows_and_is_exact(server: Server, store: Store) -> None:
-    service = replace(shapes.service(), state=store.state)
+    service = shapes.service()._replace(state=store.state)
     server.readings = [(ONE,), (TWO,), (), (ONE,)]
     noted = note(service, store)
     assert sorted(noted.locks) == sorted(BOTH)
@@ -342,7 +342,7 @@ def test_a_note_has_every_lock_that_any_reading_shows_and_is_exact(server: Serve
 
 def test_a_release_that_goes_on_adds_to_what_the_one_that_was_cut_off_had_noted(server: Server, store: Store) -> None:
     """It may have dropped locks already: what is left is not all."""
-    service = replace(shapes.service(), state=store.state)
+    service = shapes.service()._replace(state=store.state)
     server.held = (ONE,)
     note(service, store)
     server.held = (TWO,)
@@ -353,7 +353,7 @@ def test_a_release_that_goes_on_adds_to_what_the_one_that_was_cut_off_had_noted(
 
 
 def test_what_the_generation_before_had_noted_is_not_added(server: Server, store: Store) -> None:
-    service = replace(shapes.service(), state=store.state)
+    service = shapes.service()._replace(state=store.state)
     server.held = (ONE,)
     note(service, store)
     store.begin_generation()

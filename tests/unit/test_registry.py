@@ -7,7 +7,6 @@ import errno
 import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from threading import Barrier
@@ -161,7 +160,7 @@ def test_a_claim_whose_answer_was_lost_on_the_way_is_still_won(
 
 def test_the_owner_says_in_place_that_it_has_released(registry: DirectoryRegistry) -> None:
     registry.claim(shapes.record(1))
-    registry.update(replace(shapes.record(1), standing=Standing.RELEASED))
+    registry.update(shapes.record(1)._replace(standing=Standing.RELEASED))
     assert registry.read("home") == shapes.record(1, standing=Standing.RELEASED)
     assert names(registry) == ["000001"]
 

@@ -54,7 +54,7 @@ class Place:
 
 
 def exporting(service: Service, *found: tuple[Path, int, str]) -> Service:
-    return replace(service, exports=tuple(Export(path, str(fsid), (("*", given),)) for path, fsid, given in found))
+    return service._replace(exports=tuple(Export(path, str(fsid), (("*", given),)) for path, fsid, given in found))
 
 
 def as_exportfs_makes_it(_: Surroundings, service: Service, text: str) -> str:
@@ -230,7 +230,7 @@ def test_a_directory_that_is_not_there_is_found_before_anything_is_changed(
 
 
 def change(**changes: object) -> Callable[[Service], Service]:
-    return lambda service: replace(service, **changes)  # type: ignore[arg-type]
+    return lambda service: service._replace(**changes)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_what_a_reload_cannot_bring_is_named_and_nothing_is_changed(
 
 def test_another_isolation_is_named_and_nothing_is_changed(scene: Scene) -> None:
     other = Isolation.NETNS if scene.host else Isolation.HOST
-    said = refused(scene, replace(scene.service, isolation=other), "not-by-reload")
+    said = refused(scene, scene.service._replace(isolation=other), "not-by-reload")
     assert f'isolation: it is served with "{"host" if scene.host else "netns"}"' in said
 
 
@@ -317,7 +317,7 @@ def test_a_table_that_somebody_else_changed_meanwhile_is_an_error(
 
 def test_threads_are_told_to_come_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scene = Scene(tmp_path, monkeypatch, Isolation.NETNS)
-    found = scene.reload(replace(scene.service, threads=16))
+    found = scene.reload(scene.service._replace(threads=16))
     assert found.later == ("threads: 8 run, 16 are configured",)
     assert telling.told(found).endswith("from the next takeover on only: threads: 8 run, 16 are configured")
 

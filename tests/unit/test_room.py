@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -119,8 +118,8 @@ class Scene:
         self.devices: dict[Path, int] = {}
         self.served = True
         found = shapes.service()
-        self.service = replace(found, state=found.partitions[0].mountpoint / ".nlmfo")
-        self.config: Config = replace(shapes.config(directory / "registry"), services={"home": self.service})
+        self.service = found._replace(state=found.partitions[0].mountpoint / ".nlmfo")
+        self.config: Config = shapes.config(directory / "registry")._replace(services={"home": self.service})
         patch.setattr(space, "HOME", directory / "space")
         patch.setattr(space, "measure", self.measure)
         patch.setattr(room, "time", SimpleNamespace(time=lambda: NOW + self.hours * HOUR))
@@ -166,8 +165,8 @@ def test_the_node_the_registry_and_what_is_mounted_are_looked_at_each_once(scene
 
 def test_a_state_directory_on_no_partition_is_looked_at_wherever_it_is_served(scene: Scene) -> None:
     scene.served = False
-    apart = replace(scene.service, state=Path("/elsewhere/state"))
-    scene.config = replace(scene.config, services={"home": apart})
+    apart = scene.service._replace(state=Path("/elsewhere/state"))
+    scene.config = scene.config._replace(services={"home": apart})
     assert [each.place.path for each in room.look(scene.config)][-1] == apart.state
 
 

@@ -518,7 +518,7 @@ def test_what_is_still_mounted_after_another_node_took_over_is_never_touched_aga
     scene.takeover()
     with pytest.raises(Killed):
         scene.cluster.release(HERE, "home", kill_at=20)
-    scene.cluster.registry.claim(replace(shapes.record(2, THERE, then)))
+    scene.cluster.registry.claim(shapes.record(2, THERE, then)._replace())
     before, journals = list(scene.node.begun), len(scene.node.journals)
     with pytest.raises(Refused) as caught:
         getattr(scene.cluster, how)(HERE, "home")
@@ -564,7 +564,7 @@ def test_a_plan_that_would_be_refused_is_made_all_the_same(scene: Scene) -> None
 @pytest.fixture
 def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
     """In host isolation: ``mail`` is served on the first node, its clients hold locks, and its grace is over."""
-    services = [replace(SERVICE, isolation=Isolation.HOST), shapes.service(name="mail", isolation=Isolation.HOST)]
+    services = [SERVICE._replace(isolation=Isolation.HOST), shapes.service(name="mail", isolation=Isolation.HOST)]
     cluster = Cluster(services, tmp_path, monkeypatch)
     cluster.takeover(HERE, "mail")
     cluster.clients_lock("mail", HERE)
@@ -675,7 +675,7 @@ def test_runs_for_services_that_share_an_nfsd_wait_for_each_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runs, "TURN", 0.2)
-    cluster = Cluster([replace(SERVICE, isolation=Isolation.HOST)], tmp_path, monkeypatch)
+    cluster = Cluster([SERVICE._replace(isolation=Isolation.HOST)], tmp_path, monkeypatch)
     (tmp_path / HERE).mkdir()
     with (tmp_path / HERE / "host.lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
@@ -854,7 +854,7 @@ def test_what_an_earlier_boot_claimed_is_not_released_by_a_takeover_that_never_c
 
 
 def test_a_claim_carries_on_which_generation_of_the_records_was_served_last(scene: Scene) -> None:
-    scene.cluster.registry.claim(replace(shapes.record(7, THERE, Standing.RELEASED), state=41))
+    scene.cluster.registry.claim(shapes.record(7, THERE, Standing.RELEASED)._replace(state=41))
     scene.takeover()
     owner = scene.owner()
     assert owner is not None
@@ -957,11 +957,11 @@ def test_a_takeover_that_waits_claims_with_the_generation_that_the_release_left(
     moving.owner()
     record = moving.owner()
     assert record is not None
-    moving.cluster.registry.update(replace(record, state=41))
+    moving.cluster.registry.update(record._replace(state=41))
 
     def sink(event: Event) -> None:
         if isinstance(event, AwaitingRelease):
-            moving.cluster.registry.update(replace(record, state=43, standing=Standing.RELEASED))
+            moving.cluster.registry.update(record._replace(state=43, standing=Standing.RELEASED))
             moving.cluster.nodes[THERE].spots.clear()
 
     moving.cluster.takeover(HERE, "home", wait=60.0, sink=sink)
@@ -1005,7 +1005,7 @@ def travelling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     """A service whose state directory lies on a partition of its own, below a mount point that is there."""
     scene = Scene(tmp_path, monkeypatch)
     partition = shapes.partition(1, tmp_path / "home")
-    service = replace(SERVICE, partitions=(partition,), state=tmp_path / "home/state")
+    service = SERVICE._replace(partitions=(partition,), state=tmp_path / "home/state")
     scene.cluster.services["home"] = service
     return scene
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -61,7 +60,7 @@ def test_sm_notify_gets_the_time_that_it_needs_and_the_user_that_statd_has_where
     calls: list[dict[str, Any]] = []
     heard: list[str] = []
     monkeypatch.setattr(smnotify, "sm_notify", answered(calls))
-    service = replace(shapes.service(), notifier=Notifier.SM_NOTIFY, isolation=isolation)
+    service = shapes.service()._replace(notifier=Notifier.SM_NOTIFY, isolation=isolation)
     sender_of(service, tmp_path)(ADDRESS, CLIENTS, 7, 8.0, told(heard))
     (call,) = calls
     assert call["given"] == (tmp_path, CLIENTS)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -76,7 +75,7 @@ def test_in_namespaces_the_address_goes_before_nfsd(monkeypatch: pytest.MonkeyPa
 
 def test_on_a_shared_server_only_this_service_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[object] = []
-    shared = replace(SERVICE, isolation=Isolation.HOST)
+    shared = SERVICE._replace(isolation=Isolation.HOST)
     monkeypatch.setattr(node_addresses, "take_down", lambda interface, some: done.append((interface, some)))
     monkeypatch.setattr(node_exports, "unload", done.append)
     monkeypatch.setattr(nfsd, "stop", lambda: done.append("nfsd"))
@@ -90,7 +89,7 @@ def test_clients_are_sent_to_the_node_that_answers_for_the_address_and_to_nobody
     network: Network, monkeypatch: pytest.MonkeyPatch, interface: str
 ) -> None:
     """They would go on sending to this node for a minute and a half: in the lab one was stuck for 112 s."""
-    service = replace(shapes.service(addresses=2), interface=interface)
+    service = shapes.service(addresses=2)._replace(interface=interface)
     monkeypatch.setattr(addresses, "remove_link", lambda: None)
     monkeypatch.setattr(nfsd, "stop", lambda: None)
     monkeypatch.setattr(standdown, "NODE_NETWORK", network.node.net)

@@ -252,7 +252,7 @@ def spool_with_trouble(spool: Path) -> None:
 def test_records_that_did_not_reach_the_storage_are_a_warning_wherever_the_spool_is(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, isolation: Isolation
 ) -> None:
-    service = replace(SERVICE, isolation=isolation)
+    service = SERVICE._replace(isolation=isolation)
     monkeypatch.setattr(status, "_is_nowhere_here", lambda *_: False)
     monkeypatch.setattr(status, "_look", lambda *_: shapes.all_up(service))
     monkeypatch.setattr(pins, "RUN", tmp_path / "run")

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 import pytest
 
@@ -150,7 +149,7 @@ def test_while_nobody_can_tell_that_is_said_once_and_nothing_is_done(scene: Scen
 
 @pytest.mark.parametrize(("part", "mended"), [("keeper", True), ("rpc.statd", False), ("rpcbind", False)])
 def test_in_host_isolation_the_daemons_are_the_nodes(scene: Scene, part: str, mended: bool) -> None:
-    scene.service = replace(scene.service, isolation=Isolation.HOST)
+    scene.service = scene.service._replace(isolation=Isolation.HOST)
     scene.ill = [part]
     for _ in range(PATIENCE + 1):
         assert scene.round() == ([] if mended else [part])

@@ -91,7 +91,7 @@ def test_who_has_its_locks_may_still_wait_with_its_reads_and_writes(ground: Grou
     assert ground.search(client, here=both, after=3.0) == {}
 
 
-@pytest.mark.parametrize("standing", set(Standing) - {Standing.ANSWERED, Standing.BACK})
+@pytest.mark.parametrize("standing", sorted(set(Standing) - {Standing.ANSWERED, Standing.BACK}))
 def test_who_has_not_answered_or_holds_nothing_is_left_alone(ground: Ground, standing: Standing) -> None:
     assert ground.search(entry(standing), after=10.0) == {}
 
