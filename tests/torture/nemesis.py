@@ -66,7 +66,10 @@ def power_cut(world: World, chance: random.Random) -> None:
 
 
 def newcomer(world: World, chance: random.Random) -> None:
-    """A client that nobody knows takes its first locks, and the server dies at once: it has to be on record."""
+    """A client that nobody knows takes its first locks, and the server dies at once: it has to be on record.
+
+    Its address of before, that is on record as well, is away until grace is over: told there, it would come back too.
+    """
     _, owner, _ = _owned(world, chance)
     owned = {service.name for service in world.owned_by(owner)}
     number = chance.randrange(len(world.clients))
@@ -82,6 +85,7 @@ def newcomer(world: World, chance: random.Random) -> None:
             raise Stuck(f"client {number} has a new address, and no lock after {FIRST_LOCK:g} s")
         time.sleep(0.02)
     world.fail_over(owner, chance)
+    world.until_grace_is_over([service for service in world.services if service.name in owned])
     world.clients[number].shell(f"ip address add {before}/24 dev eth0")
 
 

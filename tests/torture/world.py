@@ -143,10 +143,7 @@ class World:
         self.set_up_client(number)
 
     def rename_client(self, number: int) -> str:
-        """End its work, give it another address, that no server has seen, and let it begin anew; its address of before.
-
-        Without that it is told at the new one or not at all.
-        """
+        """End its work, give it an address that no server has seen, and let it begin anew; its address of before."""
         client, work = self.clients[number], self._work[number]
         work.signal(signal.SIGKILL)
         work.wait(WHOLE)
@@ -264,6 +261,15 @@ class World:
             self.owners.pop(service.name, None)
         with ThreadPoolExecutor(len(self.services)) as pool:
             list(pool.map(lambda each: self.take(*each, fenced=fenced), wanted))
+
+    def until_grace_is_over(self, services: Sequence[Service]) -> None:
+        """Until no lock of before can be reclaimed any more."""
+        for service in services:
+            server, end = self.owners[service.name], time.monotonic() + GRACE + WHOLE
+            while '"in_grace": true' in cluster.nlmfo(server, "status", "--json", service.name).out:
+                if time.monotonic() > end:
+                    raise Stuck(f"{service.name} is in grace for ever on {server.name}")
+                time.sleep(AGAIN)
 
     # -- in order again ------------------------------------------------------------------------------------
 
