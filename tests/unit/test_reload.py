@@ -242,7 +242,7 @@ def change(**changes: object) -> Callable[[Service], Service]:
         (change(state=Path("/srv/elsewhere")), "state: its records are in /srv/other/.nlmfo"),
         (change(consistency=Consistency.ASYNC), 'consistency: its records are written in mode "sync"'),
         (
-            lambda s: replace(s, partitions=(*s.partitions, shapes.partition(9, "/srv/new"))),
+            lambda s: s._replace(partitions=(*s.partitions, shapes.partition(9, "/srv/new"))),
             "partition 00000009-0000-4000-8000-000000000000 is not mounted at /srv/new",
         ),
     ],
