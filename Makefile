@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # make demo        NFSv3 locks survive a planned move and a power cut, between real kernels
 # make demo-naive  the same with the steps that people script by hand: the locks are lost
-# make test        everything that can be checked
+# make test        what can be checked in less than half an hour; NLMFO_TESTS=stories or all: everything, in hours
 # make torture     rounds of trouble while clients count under locks; ROUNDS=200 for as long, SEED=... to replay
 # make bench       what can be measured, a line each
 # make docs        the documentation as HTML and man pages, in docs/build; make man: the man pages only
@@ -19,7 +19,7 @@ demo-naive: setup
 	@$(RUN) -m tests.demo.naive
 
 test: setup-packaging
-	@$(RUN) -m pytest -n 2 --dist worksteal $(PYTEST)
+	@NLMFO_TESTS=$${NLMFO_TESTS:-$(if $(PYTEST),stories,sample)} $(RUN) -m pytest -n 2 --dist worksteal $(PYTEST)
 
 unit: setup
 	@$(RUN) -m pytest -n 2 --dist worksteal tests/unit tests/test_linters.py $(PYTEST)

@@ -26,6 +26,8 @@ from tests.lab.witness import WORKLOAD, Contender, Holder, await_true, held_on
 from tests.sampling import EVERYTHING, chance
 from tests.workload.holder import LOCKS
 
+pytestmark = pytest.mark.always
+
 #: What matters most: before which step of a release, and of the takeover that follows; of several before the last.
 KILLS = (
     (Action.VERIFY_UNLOCKED, Action.NOTIFY),

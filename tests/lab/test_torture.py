@@ -13,6 +13,8 @@ from tests.sampling import EVERYTHING
 from tests.torture.__main__ import Run
 from tests.torture.world import Stage, World
 
+pytestmark = pytest.mark.always
+
 SEED = "make test"
 ROUNDS = 4
 #: What goes wrong without each safety step (tests/torture/mutant.py), and in how many rounds at the most. Not here is
