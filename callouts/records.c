@@ -144,6 +144,7 @@ static int replace(int dir, const char *name, const char *line, size_t size)
  * The file is created under its final name: one fsync less than with a temporary one, and a crash leaves at
  * worst a short file, which readers count as well. The directory is synced for the file systems on which
  * fsync of a new file does not cover its name; where it does (ext4, xfs), that costs next to nothing.
+ * On a full file system a name often finds a place where its line finds none. It is made durable all the same.
  */
 static int record(int dir, const char *name, const char *line, size_t size)
 {
@@ -155,7 +156,7 @@ static int record(int dir, const char *name, const char *line, size_t size)
 	fd = openat(dir, name, NEW_FILE, 0640);
 	if (fd >= 0) {
 		error = write_all(fd, line, size);
-		return error ? error : fsync(fd) || fsync(dir) ? errno : 0;
+		return fsync(fd) || fsync(dir) ? errno : error;
 	}
 	if (errno != EEXIST)
 		return errno;
@@ -243,11 +244,12 @@ static int move_entry(int dir, const char *entry, int store)
 
 /*
  * One process moves, at most one more waits for its turn. Whoever finds both places taken may leave: the one
- * that waits has yet to look at the spool, so it will see what we have put there.
+ * that waits has yet to look at the spool, so it will see what we have put there. Every entry is tried: where there
+ * is no room for one, the next may get at least its name there.
  */
 static void drain(const struct target *t)
 {
-	int dir = open_spool(t), next = lock(dir, "waiting", LOCK_EX | LOCK_NB), store, error;
+	int dir = open_spool(t), next = lock(dir, "waiting", LOCK_EX | LOCK_NB), store, error, failed;
 	struct dirent *entry;
 	DIR *entries;
 
@@ -255,13 +257,13 @@ static void drain(const struct target *t)
 		return;
 	close(next);
 	store = open_store(t, "sm");
-	error = probe(store);
-	entries = fdopendir(dup(dir));
-	while (!error && entries && (entry = readdir(entries)))
-		if (!strncmp(entry->d_name, "add.", 4))
-			error = move_entry(dir, entry->d_name, store);
-	if (error)
-		set_stalled(t, error);
+	failed = probe(store);
+	entries = failed ? NULL : fdopendir(dup(dir));
+	while (entries && (entry = readdir(entries)))
+		if (!strncmp(entry->d_name, "add.", 4) && (error = move_entry(dir, entry->d_name, store)))
+			failed = error;
+	if (failed)
+		set_stalled(t, failed);
 	else
 		unlinkat(dir, "stalled", 0);
 }

@@ -119,9 +119,11 @@ class Directory:
                 owner = os.fstat(self.fd)
                 _give(fd, owner.st_uid, owner.st_gid)
                 os.fchmod(fd, mode)
-                if os.write(fd, content) < len(content):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                os.fsync(fd)
+                try:
+                    if os.write(fd, content) < len(content):
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                finally:  # also where there was no room: the name of a record counts without its line
+                    os.fsync(fd)
             finally:
                 os.close(fd)
         return True

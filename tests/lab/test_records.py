@@ -82,7 +82,7 @@ class Rounds:
         time.sleep(0.5)  # replies that were on their way
         _granted(job, cut)
         job.signal(9)
-        cut.on_record = self._on_record(self.reader)
+        cut.on_record = self.read_on(self.reader)
         return cut
 
     def records(self) -> set[str]:
@@ -102,7 +102,8 @@ class Rounds:
             f"rm -f {RECORDS}/* {RECORDS}.bak/*; sync"
         )
 
-    def _on_record(self, reader: Node) -> set[str]:
+    def read_on(self, reader: Node) -> set[str]:
+        """The clients on record by what the disk says, on a node that does not serve."""
         uuid = self.service.state.uuid
         out = reader.shell(f"mount UUID={uuid} /mnt; ls /mnt/sm_10.10.0.100/sm; umount /mnt")
         return set(out.split())
@@ -160,6 +161,28 @@ def test_locks_are_granted_while_the_storage_hangs_and_their_records_reach_it_af
     assert {line.split()[1] for line in granted.out.splitlines()} == clients
     assert {line.split()[5] for line in waiting.splitlines()} == clients
     await_true("the records to be on shared storage", lambda: rounds.records() == clients, 30)
+
+
+def test_who_comes_while_the_storage_is_full_is_on_record_after_a_power_cut(lab: Lab) -> None:
+    rounds = Rounds(lab, "sync")
+    rounds.serve()
+    server = rounds.server
+    # Nothing gets there by itself as long as this takes.
+    server.shell("mount -o remount,commit=300 /srv/nlmfo/home; sync")
+    full = server.run("sh", "-c", "cat /dev/zero > /srv/nlmfo/home/fill; sync -f /srv/nlmfo/home/fill")
+    assert "No space left" in full.err
+    assert rounds.take_locks(0, 5).wait(90).status == 0
+    clients = {f"10.10.100.{number}" for number in range(5)}
+    waiting = "/run/nlmfo/home/run/nlmfo/spool/sm_10.10.0.100"
+    assert server.shell(f"grep -h . {waiting}/add.* | wc -l").strip() == "5"
+    await_true("the names to be on shared storage", lambda: rounds.records() == clients, 30)
+    await_true(
+        "nobody to be on his way there",
+        lambda: server.run("flock", "-n", f"{waiting}/draining", "true").status == 0,
+        30,
+    )
+    server.cut_power()
+    assert rounds.read_on(rounds.reader) == clients
 
 
 def test_a_record_that_is_missing_is_made_again_while_the_service_is_served(lab: Lab) -> None:

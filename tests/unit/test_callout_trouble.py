@@ -30,6 +30,7 @@ from tests.unit.callout_stand import (
 )
 
 CLIENT = "192.0.2.17"
+OTHER = "192.0.2.18"
 
 
 @pytest.fixture(scope="module", params=PROGRAMS)
@@ -126,8 +127,8 @@ def test_a_directory_in_a_records_place_keeps_only_that_client_in_the_spool(stan
     (stand.record(CLIENT) / "full").mkdir(parents=True)
     stand.call("add-client", CLIENT, NODE)
     stand.until(lambda: not stand.stalled())
-    stand.call("add-client", "192.0.2.18", NODE)
-    assert stand.record("192.0.2.18").read_text() == whole("192.0.2.18")
+    stand.call("add-client", OTHER, NODE)
+    assert stand.record(OTHER).read_text() == whole(OTHER)
     assert stand.spooled() == [whole(CLIENT)]
 
 
@@ -187,8 +188,8 @@ def test_when_the_store_is_back_the_next_client_brings_the_spool_along(stand: St
     stand.call("add-client", CLIENT, NODE)
     stand.until_drained()
     assert stand.on_record() == {CLIENT, "192.0.2.0", "192.0.2.1", "192.0.2.2"}
-    stand.call("add-client", "192.0.2.18", NODE)
-    assert stand.record("192.0.2.18").exists(), "no longer by way of the spool"
+    stand.call("add-client", OTHER, NODE)
+    assert stand.record(OTHER).exists(), "no longer by way of the spool"
 
 
 def test_nlmfo_brings_the_spool_to_the_store_as_well(stand: Stand) -> None:
@@ -206,7 +207,7 @@ def test_while_the_store_is_stalled_nothing_is_deleted(stand: Stand) -> None:
     away = stand.root / "away"
     stand.state.rename(away)
     with stand.nobody_drains():
-        stand.call("add-client", "192.0.2.18", NODE)
+        stand.call("add-client", OTHER, NODE)
         away.rename(stand.state)
         stand.call("del-client", CLIENT, NODE)
     assert CLIENT in stand.on_record()
@@ -214,28 +215,33 @@ def test_while_the_store_is_stalled_nothing_is_deleted(stand: Stand) -> None:
 
 
 @needs_root
-def test_a_full_store_leaves_the_record_in_the_spool_until_there_is_room(tmp_path: Path, program: Path) -> None:
+def test_a_full_store_takes_the_names_and_the_records_stay_in_the_spool_until_there_is_room(
+    tmp_path: Path, program: Path
+) -> None:
+    clients = {CLIENT, OTHER, "192.0.2.19"}
     with stand_on(tmp_path, program, "-t", "tmpfs", "-o", "size=64k,nr_inodes=200") as stand:
         filler = stand.state / "filler"
         with suppress(OSError):
             filler.write_bytes(b"x" * (1 << 20))
-        stand.call("add-client", CLIENT, NODE)
-        assert stand.spooled() == [whole(CLIENT)]
-        assert stand.stalled() is not None or CLIENT in stand.on_record()
+        for client in sorted(clients):
+            stand.call("add-client", client, NODE)
+        stand.until(lambda: stand.on_record() == clients)
+        assert sorted(stand.spooled()) == sorted(map(whole, clients))
+        assert stand.stalled() is not None
         filler.unlink()
-        stand.call("add-client", "192.0.2.18", NODE)
+        stand.call("add-client", CLIENT, NODE)
         stand.until_drained()
-        assert stand.record(CLIENT).read_text() == whole(CLIENT)
+        assert {client: stand.record(client).read_text() for client in clients} == {c: whole(c) for c in clients}
 
 
 @needs_root
 def test_a_read_only_store_keeps_what_it_has_and_the_spool_takes_the_rest(tmp_path: Path, program: Path) -> None:
     with stand_on(tmp_path, program, "-t", "tmpfs") as stand:
-        stand.call("add-client", "192.0.2.18", NODE)
+        stand.call("add-client", OTHER, NODE)
         subprocess.run(["mount", "-o", "remount,ro", stand.state], check=True, timeout=SECONDS)
         stand.call("add-client", CLIENT, NODE)
-        stand.call("del-client", "192.0.2.18", NODE)
-        assert stand.on_record() == {"192.0.2.18"}
+        stand.call("del-client", OTHER, NODE)
+        assert stand.on_record() == {OTHER}
         assert stand.spooled() == [whole(CLIENT)]
         assert spool_status(stand.spool, HOME).stalled is not None
 
@@ -244,12 +250,12 @@ def test_a_read_only_store_keeps_what_it_has_and_the_spool_takes_the_rest(tmp_pa
 def test_a_store_that_hangs_does_not_hang_statd_and_loses_nothing(tmp_path: Path, program: Path) -> None:
     with frozen_stand(tmp_path, program) as stand:
         stand.call("add-client", CLIENT, NODE)
-        stand.call("add-client", "192.0.2.18", NODE)
+        stand.call("add-client", OTHER, NODE)
         assert stand.stalled() is not None
-        assert stand.spooled() == [whole(CLIENT), whole("192.0.2.18")]
+        assert stand.spooled() == [whole(CLIENT), whole(OTHER)]
         thaw(stand)
         stand.until_drained()
-        assert stand.on_record() >= {CLIENT, "192.0.2.18"}
+        assert stand.on_record() >= {CLIENT, OTHER}
 
 
 @needs_root
