@@ -98,6 +98,8 @@ class History:
     progress: dict[str, list[float]] = field(default_factory=dict)
     #: Until when each client's log is there: it comes a moment late.
     logged: dict[str, float] = field(default_factory=dict)
+    #: Of each life of a client that was cut off, when the last was that is logged: it may have done a little more.
+    cut_off: dict[str, list[float]] = field(default_factory=dict)
     #: Seconds by which the times of two clients may differ: what overlaps for less is no evidence.
     clocks: float = CLOCKS
     refusals: dict[str, int] = field(default_factory=dict)
@@ -126,6 +128,9 @@ class Reader:
         for line in lines:
             event = json.loads(line)
             if "begun" in event:
+                if self._clock is not None:
+                    last = self._history.logged.get(self._client, 0.0)
+                    self._history.cut_off.setdefault(self._client, []).append(last)
                 self._clock = None
                 self._open.clear()  # nobody of before lives
             elif "clock" in event:

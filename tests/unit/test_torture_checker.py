@@ -40,14 +40,21 @@ class Log:
         self.say(process, begun, n=n, held="counter", first=first, last=last, x=x, asked=begun - 0.1)
         self.say(process, ended, n=n, freeing=True)
 
-    def increment(self, process: str, n: int, at: float, value: int, *, slot: int = 0, synced: bool = True) -> None:
-        """Takes half a second, alone."""
+    def increment(
+        self, process: str, n: int, at: float, value: int, *, slot: int = 0, synced: bool = True, after: str = ""
+    ) -> None:
+        """Takes half a second, alone; the value before is that of ``after``, or of whoever logged it."""
         self.say(process, at, n=n, held="counter", first=slot, last=slot, x=True, asked=at - 0.1)
-        self.say(process, at + 0.2, n=n, slot=slot, read=value - 1, by=self.writer(slot, value - 1), asked=at + 0.1)
+        by = after or self.writer(slot, value - 1)
+        self.say(process, at + 0.2, n=n, slot=slot, read=value - 1, by=by, asked=at + 0.1)
         self.say(process, at + 0.3, n=n, slot=slot, write=value)
         if synced:
             self.say(process, at + 0.4, n=n, synced=[slot])
             self.say(process, at + 0.5, n=n, freeing=True)
+
+    def cut_off(self, client: str) -> None:
+        """Its power, or its work; it begins anew."""
+        self.events[client] += [{"begun": True}, self.events[client][0]]
 
     def read(self, process: str, n: int, at: float, value: int, by: str) -> None:
         self.say(process, at, n=n, held="counter", first=0, last=0, x=False, asked=at - 0.1)
@@ -168,12 +175,27 @@ def test_a_write_that_was_cut_off_may_be_there_or_not(log: Log) -> None:
     assert checker.count(other.history()).unknown == 1
 
 
-def test_one_write_that_its_client_could_not_log_is_believed_and_two_are_not(log: Log) -> None:
+NOBODY = "home/counter, slot 0: nobody can have written {} of '" + A + "'"
+
+
+@pytest.mark.parametrize(("value", "found"), [(2, []), (3, []), (4, [NOBODY.format(4)])])
+def test_two_writes_that_a_client_could_not_log_before_it_was_cut_off_are_believed_and_three_are_not(
+    log: Log, value: int, found: list[str]
+) -> None:
+    log.increment(A, 1, 1000.0, 1)
+    log.cut_off("0")
+    log.increment(B, 1, 1002.0, value + 1, after=A)
+    assert [what for what in log.found() if "add up" not in what] == found
+    assert len(log.found()) == 2 * len(found)
+
+
+def test_of_a_client_that_lives_or_was_cut_off_later_no_write_is_believed_that_it_did_not_log(log: Log) -> None:
     log.increment(A, 1, 1000.0, 1)
     log.read(B, 1, 1002.0, 2, A)
-    assert log.found() == []
-    log.read(B, 2, 1003.0, 7, A)
-    assert f"home/counter, slot 0: nobody can have written 7 of '{A}'" in log.found()
+    assert NOBODY.format(2) in log.found()
+    log.hold(A, 2, 1003.0, 1004.0)
+    log.cut_off("0")
+    assert NOBODY.format(2) in log.found()
 
 
 def test_what_a_client_did_that_has_not_arrived_yet_is_no_violation(log: Log) -> None:
