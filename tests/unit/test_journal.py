@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import resource
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +20,7 @@ from nlmfo.records import journal_file as records
 from nlmfo.records.journal import names, read
 from tests.unit import shapes
 from tests.unit.cluster_fake import Log
+from tests.unit.full_disk import file_size
 from tests.unit.shapes import HERE
 
 MOUNT = Step(Action.MOUNT, "/srv/other")
@@ -121,26 +120,13 @@ def test_storage_that_takes_no_copy_is_told_once_and_the_node_has_all(scene: Sce
     assert scene.own() == ["begun", "step-started", "ended"]
 
 
-@pytest.fixture
-def small_files() -> Iterator[None]:
-    """A disk that is full after 300 bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (300, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, ignored)
-
-
-@pytest.mark.usefixtures("small_files")
 def test_a_disk_that_fills_up_costs_the_rest_of_the_journal_and_not_the_run(scene: Scene) -> None:
     log = scene.journal()
     passed = [BEGUN, *(StepStarted(MOUNT) for _ in range(10)), Ended(Outcome.SERVED)]
-    for event in passed:
-        log(event)
-    log.close()
+    with file_size(300):
+        for event in passed:
+            log(event)
+        log.close()
     assert len(scene.log.of(JournalNotWritten)) == 1
     assert [event for event in scene.log.events if not isinstance(event, JournalNotWritten)] == passed
     assert scene.own()[0] == "begun"

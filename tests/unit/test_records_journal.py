@@ -5,11 +5,10 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from nlmfo import helper
 from nlmfo.errors import DeadlineExceeded, NlmfoError
 from nlmfo.records import journal, journal_file
 from nlmfo.records.journal_file import JournalFile, SharedJournal
+from tests.unit.full_disk import file_size
 
 NAME = "20261121T091500.123456Z-home.jsonl"
 LINES = [{"event": "begun", "verb": "takeover"}, {"event": "ended", "outcome": "served"}]
@@ -168,19 +168,6 @@ def test_a_disk_that_is_full_costs_the_last_line_and_no_other(tmp_path: Path) ->
             file.append(line(LINES[1]))
     file.close()
     assert journal.read(tmp_path, NAME) == (LINES[0],)
-
-
-@contextmanager
-def file_size(limit: int) -> Iterator[None]:
-    """No file grows beyond ``limit`` bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, ignored)
 
 
 @pytest.mark.parametrize("content", [b"7\n", b"null\n", b"[1]\n", b'"begun"\n', b"\n", b"\xff\xfe\n"])
