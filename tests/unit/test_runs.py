@@ -518,7 +518,7 @@ def test_what_is_still_mounted_after_another_node_took_over_is_never_touched_aga
     scene.takeover()
     with pytest.raises(Killed):
         scene.cluster.release(HERE, "home", kill_at=20)
-    scene.cluster.registry.claim(shapes.record(2, THERE, then)._replace())
+    scene.cluster.registry.claim(shapes.record(2, THERE, then))
     before, journals = list(scene.node.begun), len(scene.node.journals)
     with pytest.raises(Refused) as caught:
         getattr(scene.cluster, how)(HERE, "home")
