@@ -273,6 +273,10 @@ def work(me: Process, once: Callable[[Process], None]) -> None:
 
 
 def main(client: int, clients: int, seed: str, log: Path, directories: list[Path]) -> None:
+    kernel = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
+    log.with_name("clock").unlink(missing_ok=True)  # of a life that was cut off
+    # Before anybody does anything: who is cut off after that is known to have lived.
+    append(log, '{"begun": true}\n' + clock(log.with_name("clock")))
     out, into = os.pipe()
     for directory in directories:
         attempt_mkdir(directory / "names")
@@ -280,13 +284,10 @@ def main(client: int, clients: int, seed: str, log: Path, directories: list[Path
             if os.fork() == 0:
                 os.close(out)  # without whoever writes the log they end as well
                 work(Process(f"{client}/{directory.name}/{name}", seed, directory, into), once)
-    os.set_blocking(out, False)
-    log.with_name("clock").unlink(missing_ok=True)  # of a life that was cut off
-    kernel = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
-    append(log, '{"begun": true}\n' + clock(log.with_name("clock")))
     if os.fork() == 0:
         os.close(out)
         compare(log.with_name("clock"), into)
+    os.set_blocking(out, False)
     while True:
         select.select([out], [], [], 1.0)
         time.sleep(FLUSH)
