@@ -17,14 +17,14 @@ pytestmark = pytest.mark.always
 
 SEED = "make test"
 ROUNDS = 4
-#: What goes wrong without each safety step (tests/torture/mutant.py), and in how many rounds at the most. Not here is
-#: "durability": what was found without it was not for want of it.
+#: What goes wrong without each safety step (tests/torture/mutant.py), and in how many rounds at the most.
 FOUND_IN = {
     "grace": (3, "move", "power_cut"),
     "exports": (3, "move", "power_cut"),
     "freeze": (4, "move"),
     "proof": (6, "impatience", "hang"),
     "fence": (5, "hang_and_wake"),
+    "durability": (4, "newcomer"),
     "naive": (12, "move", "power_cut"),
 }
 

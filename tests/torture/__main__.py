@@ -11,7 +11,6 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from tests.lab.lab import Lab
 from tests.lab.node import NodeDown
@@ -61,6 +60,8 @@ class Run:
         except KeyboardInterrupt:
             self.world.say("interrupted: judged is what there is")
             return self.judge()
+        finally:
+            self.world.keep_histories()
 
     def _rounds(self) -> list[Violation]:
         for number, trouble in enumerate(itertools.islice(self._deal(), self.rounds), 1):
@@ -127,23 +128,15 @@ def main(words: Sequence[str]) -> int:
     again += f" --mutation {stage.mutation}" * bool(stage.mutation)
     again += "".join(f" --only {trouble}" for trouble in chosen.only or ())
     say(f"torture: {again} --rounds {chosen.rounds}")
-    logs: Path = CACHE / f"logs/torture-{stage.isolation}-{seed}"
+    logs = CACHE / f"logs/torture-{stage.isolation}-{seed}"
     with Lab(logs) as lab:
         world = World(lab, stage, seed, say)
         found = Run(world, chosen.rounds, chosen.only or ()).go()
         report(world)
-        keep_histories(world, logs)
     for violation in found[:VIOLATIONS_SHOWN]:
         print(f"\nVIOLATION {violation}")
     say(f"{len(found)} violations; {again}; logs: {logs}" if found else f"no violation; {again}")
     return 1 if found else 0
-
-
-def keep_histories(world: World, logs: Path) -> None:
-    for client in world.clients:
-        log = client.share / "history.jsonl"
-        if log.exists():
-            (logs / f"{client.name}.history.jsonl").write_bytes(log.read_bytes())
 
 
 if __name__ == "__main__":

@@ -153,8 +153,9 @@ def parse(data: bytes) -> tuple[int, str]:
 
 def counter(me: Process) -> None:
     """Wait for a whole file, add one, let go."""
-    with me.locked("counter", range(1)):
-        me.count("counter", range(1))
+    with me.locked("counter", range(1)) as held:
+        if held:
+            me.count("counter", range(1))
 
 
 def ranger(me: Process) -> None:
@@ -177,7 +178,9 @@ def ranger(me: Process) -> None:
 def holder(me: Process, mine: int) -> None:
     """A slot for a long time, which nobody else ever writes."""
     slots = range(mine, mine + 1)
-    with me.locked("long", slots):
+    with me.locked("long", slots) as held:
+        if not held:
+            return
         me.count("long", slots)
         value, end = me.read("long", mine), time.monotonic() + me.random.uniform(*LONG)
         while time.monotonic() < end:
@@ -202,10 +205,10 @@ def mortal(me: Process) -> None:
     if child == 0:
         if me.random.random() < 0.3:
             signal.setitimer(signal.ITIMER_REAL, me.random.uniform(0.01, 1.0))  # SIGALRM ends it wherever it is
-        me.take("mortal", range(1), exclusive=True, wait=True)
-        if me.random.random() < 0.7:
-            me.count("mortal", range(1))
-        me.say(n=me._number, freeing=True)
+        if me.take("mortal", range(1), exclusive=True, wait=True):
+            if me.random.random() < 0.7:
+                me.count("mortal", range(1))
+            me.say(n=me._number, freeing=True)
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
     me._number += 1
@@ -220,7 +223,9 @@ def namer(me: Process) -> None:
     what is there afterwards. One that was cut off by the client's end may be a name ahead of the register.
     """
     names = me.directory / "names"
-    with me.locked("names.lock", range(1)):
+    with me.locked("names.lock", range(1)) as held:
+        if not held:
+            return
         value = me.read("names.lock", 0)
         there = [name for name in (value, value + 1) if (names / str(name)).exists()]
         if value == 0 and not there:

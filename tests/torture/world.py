@@ -172,6 +172,13 @@ class World:
                 self._readers[number].read(whole.decode().splitlines())
         return self.history
 
+    def keep_histories(self) -> None:
+        """With the nodes' own logs, for whoever looks into what was found."""
+        for client in self.clients:
+            log = client.share / "history.jsonl"
+            if log.exists():
+                (self.lab.logs / f"{client.name}.history.jsonl").write_bytes(log.read_bytes())
+
     def look_around(self) -> None:
         """Note how every node is, for whoever looks into what got stuck; one that does not answer hangs."""
         for node in (*self.servers, *self.clients):

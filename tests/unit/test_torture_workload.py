@@ -1,14 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Nothing that a client does comes before its log."""
+"""A client logs what it does: nothing comes before its log, and nothing is done under a lock that was refused."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from tests.torture import workload
 from tests.torture.history import History, Reader
@@ -33,3 +39,19 @@ def test_a_client_that_is_killed_as_soon_as_it_works_is_known_to_have_been_cut_o
     history = History()
     Reader("0", history).read(log.read_text().splitlines() if log.exists() else [])
     assert len(history.cut_off["0"]) == 1
+
+
+@pytest.mark.parametrize("name", workload.workers(0, 1))
+def test_who_is_refused_a_lock_does_nothing_under_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def refused(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", refused)
+    out, into = os.pipe()
+    workload.workers(0, 1)[name](workload.Process(f"0/home/{name}", "a seed", tmp_path, into))
+    os.close(into)
+    with os.fdopen(out) as said:
+        events = [json.loads(line) for line in said]
+    assert [event["refused"] for event in events if "n" in event] == ["No locks available"]
