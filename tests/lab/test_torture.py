@@ -24,7 +24,7 @@ FOUND_IN = {
     "freeze": (4, "move"),
     "proof": (6, "impatience", "hang"),
     "fence": (5, "hang_and_wake"),
-    "durability": (4, "newcomer"),
+    "durability": (8, "newcomer"),
     "naive": (12, "move", "power_cut"),
 }
 
