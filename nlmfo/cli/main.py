@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import signal
 import sys
@@ -18,20 +19,11 @@ from nlmfo.errors import ExitCode, NlmfoError
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run one command; the exit status is one of ExitCode."""
+    """Run one command; the exit status is one of ExitCode. What it said is out when this returns."""
     arguments = parser().parse_args(argv)
-    if "prints" in arguments:
-        print(named(arguments.command)(arguments), end="")
-        return ExitCode.OK
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupted)
     try:
-        config = load(arguments.config)
-        for warning in config.warnings:
-            print(f"nlmfo: warning: {warning}", file=sys.stderr)
-        # Whoever stands in the service's directory, this process does not keep it busy.
-        with contextlib.chdir("/"):
-            return int(named(arguments.command)(config, arguments))
+        status = _printed(arguments) if "prints" in arguments else _done(arguments)
+        print(end="", flush=True)
     except NlmfoError as error:
         return error.exit_code if "told" in arguments else _failed(error)
     except OSError as error:
@@ -40,6 +32,23 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("nlmfo: interrupted", file=sys.stderr)
         return ExitCode.FAILED
+    return status
+
+
+def _printed(arguments: argparse.Namespace) -> int:
+    print(named(arguments.command)(arguments), end="")
+    return ExitCode.OK
+
+
+def _done(arguments: argparse.Namespace) -> int:
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupted)
+    config = load(arguments.config)
+    for warning in config.warnings:
+        print(f"nlmfo: warning: {warning}", file=sys.stderr)
+    # Whoever stands in the service's directory, this process does not keep it busy.
+    with contextlib.chdir("/"):
+        return int(named(arguments.command)(config, arguments))
 
 
 def named(command: str) -> Callable[..., Any]:

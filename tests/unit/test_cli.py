@@ -543,6 +543,15 @@ def test_a_run_goes_on_when_nobody_reads_what_it_says_any_more(nlmfo: CommandLin
     assert ended.stderr == ""
 
 
+@pytest.mark.parametrize("words", [("status",), ("status", "--json"), ("completion", "bash")])
+def test_who_is_not_told_all_of_it_for_want_of_space_is_told_that(nlmfo: CommandLine, words: tuple[str, ...]) -> None:
+    script = "from nlmfo.__main__ import entry; entry()"
+    with Path("/dev/full").open("w") as full:
+        ended = python(script, "--config", str(nlmfo.directory), *words, stdout=full.fileno())
+    assert ended.stderr == "nlmfo: [Errno 28] No space left on device\n"
+    assert ended.returncode == ExitCode.FAILED
+
+
 #: What takes long to load, of libraries and of ours, and is for those who change something, or look at more.
 HEAVY = {
     *("pyroute2", "pyudev", "asyncio", "subprocess", "socket", "ctypes", "selectors", "shutil", "logging", "difflib"),
