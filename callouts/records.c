@@ -144,7 +144,8 @@ static int replace(int dir, const char *name, const char *line, size_t size)
  * The file is created under its final name: one fsync less than with a temporary one, and a crash leaves at
  * worst a short file, which readers count as well. The directory is synced for the file systems on which
  * fsync of a new file does not cover its name; where it does (ext4, xfs), that costs next to nothing.
- * On a full file system a name often finds a place where its line finds none. It is made durable all the same.
+ * On a full file system a name often finds a place where its line finds none. It is made durable all the same,
+ * if need be by the next who comes, where its maker was killed before that.
  */
 static int record(int dir, const char *name, const char *line, size_t size)
 {
@@ -161,8 +162,14 @@ static int record(int dir, const char *name, const char *line, size_t size)
 	if (errno != EEXIST)
 		return errno;
 	fd = openat(dir, name, O_RDONLY | ANY_FILE);
-	if (read_file(fd, old, MAX_RECORD) != (ssize_t)size || memcmp(old, line, size))
-		return replace(dir, name, line, size);
+	if (read_file(fd, old, MAX_RECORD) != (ssize_t)size || memcmp(old, line, size)) {
+		error = replace(dir, name, line, size);
+		if (error) {
+			fsync(fd);
+			fsync(dir);
+		}
+		return error;
+	}
 	/* Whoever wrote this may still be on the way to its fsync. */
 	return fsync(fd) || fsync(dir) ? errno : 0;
 }

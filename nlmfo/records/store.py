@@ -141,10 +141,11 @@ class Store:
         """
         line = format_record(client, my_name)
         with self._home(address) as home, home.inside(CURRENT) as current:
-            if current.create(client, line, 0o640):
+            try:
+                if not current.create(client, line, 0o640):
+                    current.replace(client, line, 0o640)
+            finally:  # also where there was no room, and the name that is there may be of somebody who was killed
                 current.sync()
-            else:
-                current.replace(client, line, 0o640)
 
     def owe(self, address: Address, record: ClientRecord) -> bool:
         """Owe a notice to a client that was found elsewhere; false when its name cannot be a file's."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from nlmfo.records.callout import Mode
+from nlmfo.records.directory import StoreError
 from nlmfo.records.spool import drain_spool, refused, spool_status
 from tests.unit.callout_stand import (
     CALLOUTS,
@@ -235,6 +237,26 @@ def test_a_full_store_takes_the_names_and_the_records_stay_in_the_spool_until_th
 
 
 @needs_root
+def test_a_name_that_a_killed_callout_left_without_its_line_is_durable_though_there_is_no_room_for_one(
+    tmp_path: Path, program: Path
+) -> None:
+    with full_disk_stand(tmp_path, program) as stand:
+        stand.record(CLIENT).touch()
+        stand.call("add-client", CLIENT, NODE)
+        assert stand.spooled() == [whole(CLIENT)]
+        assert after_a_power_cut(stand) == [CLIENT]
+
+
+@needs_root
+def test_the_library_makes_such_a_name_durable_as_well(tmp_path: Path) -> None:
+    with full_disk_stand(tmp_path, build("script", tmp_path)) as stand:
+        stand.record(CLIENT).touch()
+        with pytest.raises(StoreError, match="No space left"):
+            stand.store.add(HOME, CLIENT, NAME)
+        assert after_a_power_cut(stand) == [CLIENT]
+
+
+@needs_root
 def test_a_read_only_store_keeps_what_it_has_and_the_spool_takes_the_rest(tmp_path: Path, program: Path) -> None:
     with stand_on(tmp_path, program, "-t", "tmpfs") as stand:
         stand.call("add-client", OTHER, NODE)
@@ -300,14 +322,37 @@ def stand_on(root: Path, program: Path, *options: str) -> Iterator[Stand]:
 
 
 @contextmanager
-def frozen_stand(root: Path, program: Path, *clients: str) -> Iterator[Stand]:
-    """A stand whose store hangs whoever writes to it, beyond the reach of SIGKILL, as dead shared storage does."""
+def disk_stand(root: Path, program: Path, *options: str) -> Iterator[Stand]:
+    """A stand whose state directory is an ext4 of its own, in the file ``image``."""
     image = root / "image"
     with image.open("wb") as file:
         file.truncate(16 << 20)
     subprocess.run(["mkfs.ext4", "-q", image], check=True, timeout=SECONDS)
-    with mounted(str(image), root / "state", "-o", "loop"):
-        stand = Stand(root, program)
+    with mounted(str(image), root / "state", "-o", ",".join(["loop", *options])):
+        yield Stand(root, program)
+
+
+@contextmanager
+def full_disk_stand(root: Path, program: Path) -> Iterator[Stand]:
+    """A stand without room for a line, whose file system brings nothing to the disk of its own accord for minutes."""
+    with disk_stand(root, program, "commit=300") as stand:
+        with (stand.state / "filler").open("wb", buffering=0) as filler, suppress(OSError):
+            while True:
+                filler.write(bytes(1024))
+        yield stand
+
+
+def after_a_power_cut(stand: Stand) -> list[str]:
+    """Whose names would be on record if this moment's disk were all that is left."""
+    copy = shutil.copy(stand.root / "image", stand.root / "copy of the image")
+    with mounted(str(copy), stand.root / "what is left", "-o", "loop") as place:
+        return sorted(found.name for found in (place / stand.record(CLIENT).parent.relative_to(stand.state)).iterdir())
+
+
+@contextmanager
+def frozen_stand(root: Path, program: Path, *clients: str) -> Iterator[Stand]:
+    """A stand whose store hangs whoever writes to it, beyond the reach of SIGKILL, as dead shared storage does."""
+    with disk_stand(root, program) as stand:
         for client in clients:
             stand.call("add-client", client, NODE)
         stand.configure(patience=1)
