@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # make demo        NFSv3 locks survive a planned move and a power cut, between real kernels
 # make demo-naive  the same with the steps that people script by hand: the locks are lost
-# make test        what can be checked, and a sample of what takes long; NLMFO_TESTS=stories or all: more of that
+# make test        what is quick, and a sample of what takes long: 20 to 25 minutes; NLMFO_TESTS=stories or all: more
 # make torture     rounds of trouble while clients count under locks; ROUNDS=200 for as long, SEED=... to replay
 # make bench       what can be measured, a line each
 # make docs        the documentation as HTML and man pages, in docs/build; make man: the man pages only

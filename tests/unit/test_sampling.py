@@ -46,14 +46,14 @@ def test_who_asks_first_settles_the_seed_for_the_processes_that_it_starts() -> N
     assert sampling.seed() == seed
 
 
-def test_of_each_three_stories_one_is_told_and_each_of_them_by_some_seed(unseeded: pytest.MonkeyPatch) -> None:
+def test_of_neighbouring_stories_one_is_told_and_each_of_them_by_some_seed(unseeded: pytest.MonkeyPatch) -> None:
     told: set[int] = set()
     for seed in range(40):
         unseeded.setenv(sampling.SEED, str(seed))
-        drawn = sampling.sample(range(8))
-        assert [story // 3 for story in drawn] == [0, 1, 2]
+        drawn = sampling.sample(range(3 * sampling.ONE_OF - 1))
+        assert [story // sampling.ONE_OF for story in drawn] == [0, 1, 2]
         told.update(drawn)
-    assert told == set(range(8))
+    assert told == set(range(3 * sampling.ONE_OF - 1))
 
 
 def collected(level: str) -> set[str]:
