@@ -19,20 +19,28 @@ from nlmfo.errors import ExitCode, NlmfoError
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run one command; the exit status is one of ExitCode. What it said is out when this returns."""
+    """Run one command; the exit status is one of ExitCode. All that it said is out when this returns."""
     arguments = parser().parse_args(argv)
+    status = int(ExitCode.OK)
     try:
-        status = _printed(arguments) if "prints" in arguments else _done(arguments)
+        status = _run(arguments)
         print(end="", flush=True)
-    except NlmfoError as error:
-        return error.exit_code if "told" in arguments else _failed(error)
     except OSError as error:
         print(f"nlmfo: {error}", file=sys.stderr)
-        return ExitCode.FAILED
+        with contextlib.suppress(OSError):  # it need not be the output that failed
+            print(end="", flush=True)
+        return status or ExitCode.FAILED
+    return status
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    try:
+        return _printed(arguments) if "prints" in arguments else _done(arguments)
+    except NlmfoError as error:
+        return error.exit_code if "told" in arguments else _failed(error)
     except KeyboardInterrupt:
         print("nlmfo: interrupted", file=sys.stderr)
         return ExitCode.FAILED
-    return status
 
 
 def _printed(arguments: argparse.Namespace) -> int:

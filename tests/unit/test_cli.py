@@ -503,7 +503,8 @@ def test_the_beginning_of_a_step_needs_no_line() -> None:
 
 
 def python(script: str, *words: str, stdout: int) -> subprocess.CompletedProcess[str]:
-    argv = [sys.executable, "-c", script, *words]
+    """Its output is buffered, as it is for whoever installs it."""
+    argv = ["env", "--unset=PYTHONUNBUFFERED", sys.executable, "-c", script, *words]
     return subprocess.run(
         argv, cwd=CHECKOUT, text=True, timeout=SECONDS, check=False, stdout=stdout, stderr=subprocess.PIPE
     )
@@ -550,6 +551,28 @@ def test_who_is_not_told_all_of_it_for_want_of_space_is_told_that(nlmfo: Command
         ended = python(script, "--config", str(nlmfo.directory), *words, stdout=full.fileno())
     assert ended.stderr == "nlmfo: [Errno 28] No space left on device\n"
     assert ended.returncode == ExitCode.FAILED
+
+
+#: Fails after it has said something.
+FAILING = """
+import sys
+from nlmfo import __main__
+from nlmfo.cli.commands import status
+from nlmfo.errors import NlmfoError
+
+def fail(*_):
+    print("so far")
+    raise {error}
+
+status.status = fail
+__main__.entry()
+"""
+
+
+@pytest.mark.parametrize("error", ["NlmfoError('no further')", "OSError('no further')"])
+def test_what_a_command_said_before_it_failed_is_out(nlmfo: CommandLine, error: str) -> None:
+    ended = python(FAILING.format(error=error), "--config", str(nlmfo.directory), "status", stdout=subprocess.PIPE)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (ExitCode.FAILED, "so far\n", "nlmfo: no further\n")
 
 
 #: What takes long to load, of libraries and of ours, and is for those who change something, or look at more.
