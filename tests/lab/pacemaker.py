@@ -13,7 +13,7 @@ from pathlib import Path
 from tests import documentation
 from tests.lab.node import Node
 from tests.lab.root import CHECKOUT
-from tests.lab.witness import await_true
+from tests.lab.witness import Broken, await_true
 
 GUIDE = documentation.DOCS / "pacemaker.md"
 AGENT = "/usr/lib/ocf/resource.d/nlmfo/nlmfo"
@@ -83,10 +83,17 @@ def rejoin(server: Node) -> None:
 
 
 def await_members(servers: Sequence[Node]) -> None:
-    """Until all of them are members, and have quorum."""
-    names = " ".join(server.name for server in servers)
-    online = f"Online: [ {names} ]"
-    await_true("the nodes to find each other", lambda: online in crm_mon(servers[0]), QUORUM)
+    """Until all of them are members, in standby or not, and have quorum."""
+    try:
+        await_true("the nodes to find each other", lambda: _are_members(servers, crm_mon(servers[0])), QUORUM)
+    except Broken as broken:
+        raise Broken("\n".join([str(broken), *map(crm_mon, servers)])) from None
+
+
+def _are_members(servers: Sequence[Node], said: str) -> bool:
+    return all(
+        re.search(rf"Online: \[.* {server.name} .*\]|Node {server.name}: standby$", said, re.M) for server in servers
+    )
 
 
 def crm_mon(server: Node) -> str:
