@@ -3,7 +3,8 @@
 
 Usage: workload.py CLIENT NUMBER-OF-CLIENTS SEED LOG DIRECTORY...
 
-CLIENT counts from 0; each DIRECTORY is a mounted service, named by the last part of its path. Ends when killed.
+CLIENT counts from 0; each DIRECTORY is a mounted service, named by the last part of its path. SIGTERM ends it, with all
+that it did in the log.
 
 Every shared file consists of slots of SLOT bytes, each a register: "VALUE WRITER", empty for 0. Whoever has a slot
 locked exclusively may read it, add one, write and fsync it: so two holders at once cannot hide, whatever clocks say.
@@ -39,6 +40,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -282,21 +284,34 @@ def main(client: int, clients: int, seed: str, log: Path, directories: list[Path
     log.with_name("clock").unlink(missing_ok=True)  # of a life that was cut off
     # Before anybody does anything: who is cut off after that is known to have lived.
     append(log, '{"begun": true}\n' + clock(log.with_name("clock")))
+    told: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
     out, into = os.pipe()
+    children: list[int] = []
+
+    def start(what: Callable[[], None]) -> None:
+        child = os.fork()
+        if child == 0:
+            os.setpgid(0, children[0] if children else 0)  # one group for all, and for who they fork
+            os.close(out)  # without whoever writes the log they end as well
+            what()
+        os.setpgid(child, children[0] if children else child)
+        children.append(child)
+
     for directory in directories:
         attempt_mkdir(directory / "names")
         for name, once in workers(client, clients).items():
-            if os.fork() == 0:
-                os.close(out)  # without whoever writes the log they end as well
-                work(Process(f"{client}/{directory.name}/{name}", seed, directory, into), once)
-    if os.fork() == 0:
-        os.close(out)
-        compare(log.with_name("clock"), into)
+            start(partial(work, Process(f"{client}/{directory.name}/{name}", seed, directory, into), once))
+    start(partial(compare, log.with_name("clock"), into))
     os.set_blocking(out, False)
-    while True:
+    while not told:
         select.select([out], [], [], 1.0)
         time.sleep(FLUSH)
         append(log, drain(out) + "".join(said_by_kernel(kernel)))
+    os.killpg(children[0], signal.SIGKILL)
+    for child in children:
+        os.waitpid(child, 0)
+    append(log, drain(out))
 
 
 def compare(file: Path, pipe: int) -> None:

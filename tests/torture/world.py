@@ -145,7 +145,7 @@ class World:
     def rename_client(self, number: int) -> str:
         """End its work, give it an address that no server has seen, and let it begin anew; its address of before."""
         client, work = self.clients[number], self._work[number]
-        work.signal(signal.SIGKILL)
+        work.signal(signal.SIGTERM)
         work.wait(WHOLE)
         self._renamed += 1
         before = self._address.get(number) or f"10.10.0.{len(self.servers) + number + 1}"
