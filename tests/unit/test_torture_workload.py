@@ -10,7 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +22,13 @@ from tests.torture.history import History, Reader
 CHECKOUT = Path(__file__).parents[2]
 
 
-def has_files(home: Path) -> bool:
-    return any(home.iterdir())
-
-
 def test_a_client_that_is_killed_as_soon_as_it_works_is_known_to_have_been_cut_off(tmp_path: Path) -> None:
     log = tmp_path / "history.jsonl"
     for home in (tmp_path / "first" / "home", tmp_path / "second" / "home"):
         home.mkdir(parents=True)
         work = subprocess.Popen([sys.executable, workload.__file__, "0", "1", "a seed", log, home])
         try:
-            poll_until("work", partial(has_files, home), Deadline(30), interval=0.001)
+            poll_until("work", (home / "counter").exists, Deadline(30), interval=0.001)
         finally:
             children = Path(f"/proc/{work.pid}/task/{work.pid}/children").read_text().split()
             work.kill()
@@ -48,7 +43,6 @@ def test_a_client_that_is_killed_as_soon_as_it_works_is_known_to_have_been_cut_o
 #: A client in a hurry, whose log comes late.
 HURRIED = """
 import sys
-from functools import partial
 from pathlib import Path
 from tests.torture import workload
 workload.PAUSE, workload.LONG, workload.FLUSH = (0.001, 0.01), (0.001, 0.01), 2.0
