@@ -23,7 +23,7 @@ FOUND_IN = {
     "exports": (3, "move", "power_cut"),
     "freeze": (4, "move"),
     "proof": (6, "impatience", "hang"),
-    "fence": (5, "hang_and_wake"),
+    "fence": (12, "hang_and_wake"),
     "durability": (8, "newcomer"),
     "naive": (12, "move", "power_cut"),
 }
