@@ -36,6 +36,7 @@ from nlmfo.failover.verbs import Outcome, Verb
 from nlmfo.host import node_server
 from nlmfo.ownership.proof import Proof, Word
 from nlmfo.ownership.registry import DirectoryRegistry
+from tests.bench.status import PROGRAM
 from tests.unit import shapes
 from tests.unit.shapes import EARLIER_BOOT, THERE
 
@@ -546,16 +547,14 @@ def test_a_run_goes_on_when_nobody_reads_what_it_says_any_more(nlmfo: CommandLin
 
 @pytest.mark.parametrize("words", [("status",), ("status", "--json"), ("completion", "bash")])
 def test_who_is_not_told_all_of_it_for_want_of_space_is_told_that(nlmfo: CommandLine, words: tuple[str, ...]) -> None:
-    script = "from nlmfo.__main__ import entry; entry()"
     with Path("/dev/full").open("w") as full:
-        ended = python(script, "--config", str(nlmfo.directory), *words, stdout=full.fileno())
+        ended = python(PROGRAM, "--config", str(nlmfo.directory), *words, stdout=full.fileno())
     assert ended.stderr == "nlmfo: [Errno 28] No space left on device\n"
     assert ended.returncode == ExitCode.FAILED
 
 
 #: Fails after it has said something.
 FAILING = """
-import sys
 from nlmfo import __main__
 from nlmfo.cli.commands import status
 from nlmfo.errors import NlmfoError
